@@ -1,0 +1,263 @@
+"""What a raw table must look like: names, kinds, ranges, null policy, key.
+
+A contract is inferred once (`data.inference`), reviewed by a person, versioned, and kept with
+every snapshot and every model. `data.checking` holds tables against it. Names, order and
+kinds decide what the model sees; `why` is for the reader and changes nothing.
+"""
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from typing import Any, Self
+
+import pyarrow as pa
+
+from data.publication import check_format, digest_of
+
+FORMAT, VERSION = "latent-features/contract", 1
+
+ENCODED_KINDS = (
+    "continuous",
+    "positive",
+    "binary",
+    "categorical",
+    "ordinal",
+    "count",
+    "pixels",
+    "vector",
+)
+CARRIED_KINDS = ("key", "label", "carry", "timestamp")
+KINDS = (*ENCODED_KINDS, *CARRIED_KINDS, "ignore")
+
+OTHER = "(other)"  # the category that rare values share
+ROW_ID = "row_id"  # the key of a table that has none: file name and position
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+Scalar = str | int | float | bool
+
+
+class SpecError(ValueError):
+    """A person's settings name something that does not exist or does not fit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnContract:
+    """One column of the raw table.
+
+    `dtype` is the Arrow type of a cell as the snapshot stores it; for pixels and vectors,
+    the type of one entry. `min` and `max` bound a cell (`None` = open); for pixels `max` is
+    full intensity. `length` is the number of entries of a vector, or of a wide count whose
+    non-zero places are listed in the column `indices`.
+    """
+
+    name: str
+    kind: str
+    dtype: str
+    nulls: str = "refuse"  # or "allow"
+    min: float | None = None
+    max: float | None = None
+    categories: tuple[Scalar, ...] | None = None
+    other: bool = False  # values outside `categories` share one more category
+    max_unknown: float = 0.05  # the share of unseen categories above which data are refused
+    height: int | None = None
+    width: int | None = None
+    channels: int | None = None
+    length: int | None = None
+    indices: str | None = None
+    why: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise SpecError(f"column {self.name!r}: {near_miss('kind', self.kind, KINDS)}")
+        if self.nulls not in ("allow", "refuse"):
+            raise SpecError(
+                f"column {self.name!r}: nulls must be 'allow' or 'refuse', not {self.nulls!r}"
+            )
+        if self.kind in ("binary", "categorical", "ordinal") and not self.categories:
+            raise SpecError(
+                f"column {self.name!r} is {self.kind} and needs its categories, "
+                f"for instance categories = ['a', 'b']"
+            )
+        if self.kind == "pixels" and None in (self.height, self.width, self.channels):
+            raise SpecError(f"column {self.name!r}: pixels need height, width and channels")
+        if self.kind == "vector" and self.length is None:
+            raise SpecError(f"column {self.name!r}: a vector needs its length")
+
+    @property
+    def entries(self) -> int:
+        """The number of entries of the model's input that one cell fills."""
+        if self.kind == "pixels":
+            return (self.height or 0) * (self.width or 0) * (self.channels or 0)
+        return self.length or 1
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The names of the raw columns it is read from."""
+        return (self.name,) if self.indices is None else (self.name, self.indices)
+
+    @property
+    def stored_type(self) -> pa.DataType:
+        """The Arrow type of the column in a snapshot."""
+        entry = arrow_type(self.dtype)
+        if self.kind == "pixels":
+            return (
+                pa.binary(self.entries)
+                if entry == pa.uint8()
+                else pa.list_(entry, self.entries)
+            )
+        if self.indices is not None:
+            return pa.list_(entry)
+        return entry if self.length is None else pa.list_(entry, self.length)
+
+    def revised(self, settings: Mapping[str, Any]) -> Self:
+        """Return this column with a person's settings in place of the guesses.
+
+        Raises:
+            SpecError: a setting is unknown.
+        """
+        known = [field.name for field in fields(self) if field.name not in ("name", "why")]
+        refuse_unknown(settings, known, where=f"columns.{self.name}")
+        changed: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in settings.items()
+        }
+        return replace(self, **changed, why="the spec says so")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """The columns of a raw table, in order."""
+
+    name: str
+    columns: tuple[ColumnContract, ...]
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        for kind in ("key", "label", "timestamp"):
+            names = [column.name for column in self.columns if column.kind == kind]
+            if len(names) > 1:
+                raise SpecError(
+                    f"contract {self.name!r} has {len(names)} columns of kind {kind} {names}; "
+                    f"keep one and make the others kind = 'carry' or 'ignore'"
+                )
+        if not self.encoded:
+            kinds = {column.name: column.kind for column in self.columns}
+            raise SpecError(
+                f"{self.name!r} has no usable column: {kinds}; a model needs at least one of "
+                f"{', '.join(ENCODED_KINDS)}"
+            )
+
+    @cached_property
+    def encoded(self) -> tuple[ColumnContract, ...]:
+        """The columns that go into the model's input, in order."""
+        return tuple(column for column in self.columns if column.kind in ENCODED_KINDS)
+
+    @cached_property
+    def kept(self) -> tuple[ColumnContract, ...]:
+        """The columns that a snapshot stores: all that are not ignored."""
+        return tuple(column for column in self.columns if column.kind != "ignore")
+
+    @property
+    def key(self) -> str | None:
+        """The name of the key column, if the source has one."""
+        return self._name_of("key")
+
+    @property
+    def label(self) -> str | None:
+        """The name of the label column: carried along, never encoded."""
+        return self._name_of("label")
+
+    @property
+    def timestamp(self) -> str | None:
+        """The name of the column that says when each row happened."""
+        return self._name_of("timestamp")
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """The names of the columns that only travel along, the key and label aside."""
+        return tuple(column.name for column in self.columns if column.kind == "carry")
+
+    @cached_property
+    def digest(self) -> str:
+        """What identifies the contract: everything but the reasons."""
+        columns = [{**asdict(column), "why": ""} for column in self.columns]
+        return digest_of({"name": self.name, "version": self.version, "columns": columns})
+
+    def __getitem__(self, name: str) -> ColumnContract:
+        """Return the column `name`."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(near_miss("column", name, [column.name for column in self.columns]))
+
+    def to_json(self) -> str:
+        """Write the contract for people and for `from_json`."""
+        columns = [
+            {key: value for key, value in asdict(column).items() if value not in (None, "")}
+            for column in self.columns
+        ]
+        document = {
+            "format": FORMAT,
+            "format_version": VERSION,
+            "name": self.name,
+            "version": self.version,
+            "columns": columns,
+        }
+        return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            FormatError: not a contract, or one from a newer version.
+        """
+        document = json.loads(text)
+        check_format(document, "the contract", format=FORMAT, version=VERSION)
+        return cls(
+            name=document["name"],
+            version=document["version"],
+            columns=tuple(_column(entry) for entry in document["columns"]),
+        )
+
+    def _name_of(self, kind: str) -> str | None:
+        return next((column.name for column in self.columns if column.kind == kind), None)
+
+
+def arrow_type(name: str) -> pa.DataType:
+    """Return the Arrow type that a contract names.
+
+    Raises:
+        SpecError: Arrow has no such type.
+    """
+    if name.startswith("timestamp"):
+        return TIMESTAMP
+    try:
+        return pa.type_for_alias(name)
+    except ValueError:
+        raise SpecError(f"{name!r} is not an Arrow type such as 'int64' or 'double'") from None
+
+
+def near_miss(noun: str, name: str, known: Iterable[str]) -> str:
+    """Say that `name` is unknown, and what was perhaps meant."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return f"unknown {noun} {name!r}; {hint}"
+
+
+def refuse_unknown(settings: Mapping[str, Any], known: Iterable[str], *, where: str) -> None:
+    """Raise SpecError for the first key of `settings` that is not in `known`."""
+    known = list(known)
+    for key in settings:
+        if key not in known:
+            raise SpecError(f"{where}: {near_miss('key', key, known)}")
+
+
+def _column(entry: Mapping[str, Any]) -> ColumnContract:
+    categories = entry.get("categories")
+    return ColumnContract(
+        **{**entry, "categories": None if categories is None else tuple(categories)}
+    )
