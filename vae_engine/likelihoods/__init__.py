@@ -1,0 +1,1 @@
+"""Column likelihoods: one family a class, and the row that composes them."""

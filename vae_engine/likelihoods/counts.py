@@ -1,0 +1,87 @@
+"""Cells that count: Poisson and negative binomial."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vae_engine import densities
+from vae_engine.config import Column
+from vae_engine.likelihoods.family import Family
+
+LOG_RATE_MAX = 20.0  # e^20 = 4.9e8: a first bad step overflows no exponential
+
+
+class Poisson(Family):
+    """p(x | z) = Poisson(x; exp(output))."""
+
+    def __init__(self, columns: Sequence[Column], mean: Float[Tensor, " cells"]) -> None:
+        super().__init__()
+        self.outputs = sum(column.width for column in columns)
+        self.start = mean
+
+    def log_prob(
+        self, x: Float[Tensor, "rows cells"], outputs: Float[Tensor, "samples rows outputs"]
+    ) -> Float[Tensor, "samples rows cells"]:
+        """x log rate - rate - log x!."""
+        return densities.poisson(x, outputs.clamp(max=LOG_RATE_MAX))
+
+    def mean(
+        self, outputs: Float[Tensor, "samples rows outputs"]
+    ) -> Float[Tensor, "samples rows cells"]:
+        """Return the rate."""
+        return outputs.clamp(max=LOG_RATE_MAX).exp()
+
+    def sample(
+        self, outputs: Float[Tensor, "samples rows outputs"], generator: torch.Generator
+    ) -> Float[Tensor, "samples rows cells"]:
+        """Draw a count by its rate."""
+        return torch.poisson(self.mean(outputs), generator=generator)
+
+    def initial_outputs(self) -> Float[Tensor, " outputs"]:
+        """Log train means."""
+        return self.start.clamp(min=1e-3).log()
+
+
+class NegativeBinomial(Family):
+    """p(x | z) = NB(x; mean exp(output), total): variance mean + mean^2 / total.
+
+    `total` (the inverse dispersion) is learned for each cell and the same for every row.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        mean: Float[Tensor, " cells"],
+        stddev: Float[Tensor, " cells"],
+    ) -> None:
+        super().__init__()
+        self.rate = Poisson(columns, mean)
+        self.outputs = self.rate.outputs
+        excess = (stddev.square() - mean).clamp(min=1e-3)
+        self.log_total = nn.Parameter((mean.square() / excess).clamp(1e-2, 1e3).log())
+
+    def log_prob(
+        self, x: Float[Tensor, "rows cells"], outputs: Float[Tensor, "samples rows outputs"]
+    ) -> Float[Tensor, "samples rows cells"]:
+        """Log mass of each count; see `densities.negative_binomial`."""
+        return densities.negative_binomial(x, outputs.clamp(max=LOG_RATE_MAX), self.log_total)
+
+    def mean(
+        self, outputs: Float[Tensor, "samples rows outputs"]
+    ) -> Float[Tensor, "samples rows cells"]:
+        """Return the mean, exp(output)."""
+        return self.rate.mean(outputs)
+
+    def sample(
+        self, outputs: Float[Tensor, "samples rows outputs"], generator: torch.Generator
+    ) -> Float[Tensor, "samples rows cells"]:
+        """Draw the rate from its Gamma, then a Poisson count."""
+        total = self.log_total.exp().expand(outputs.shape)
+        rate = torch._standard_gamma(total, generator=generator) / total * self.mean(outputs)
+        return torch.poisson(rate, generator=generator)
+
+    def initial_outputs(self) -> Float[Tensor, " outputs"]:
+        """Log train means."""
+        return self.rate.initial_outputs()
