@@ -1,0 +1,111 @@
+"""log p(x) by importance sampling, in bounded memory, with its error and a warning where it lies.
+
+Chunks of draws and of rows are the caller's memory, never part of the answer: the noise of a row
+is a function of (seed, row key, draw), and weights are summed as they come.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64, Shaped
+from torch import Tensor
+
+from vae_engine.binarization import binarized_for_evaluation
+from vae_engine.model import VAE, LatentModel
+from vae_engine.noise import keyed_noise
+from vae_engine.objectives import log_weights_of
+from vae_engine.pareto import pareto_k, tail_length
+
+
+class MarginalEstimate(NamedTuple):
+    """What importance sampling says about each row, in nats."""
+
+    log_marginal_nats: Float[Tensor, " rows"]  # biased low, less so with every sample
+    stderr: Float[Tensor, " rows"]  # of log_marginal_nats, by the delta method
+    ess: Float[Tensor, " rows"]  # samples that count: (sum w)^2 / sum w^2
+    pareto_k: Float[Tensor, " rows"]  # above 0.7, do not trust the row's estimate
+
+
+def log_marginal(
+    chunks_of_log_weights: Iterable[Float[Tensor, "_ rows"]],
+) -> Float[Tensor, " rows"]:
+    """Importance-sampling estimate of log p(x) from any number of chunks of weights.
+
+        log p(x)  ~  log mean_s w_s          (Burda et al. 2016, section 3)
+
+    Biased low by Jensen's inequality and consistent: the bias goes to zero as the number of
+    samples grows. Chunks may differ in size; the divisor is the number of weights that came
+    in, never the number that was asked for.
+
+    Raises:
+        ValueError: no chunk came in.
+    """
+    return summarize(chunks_of_log_weights, tail=0).log_marginal_nats
+
+
+def summarize(
+    chunks_of_log_weights: Iterable[Float[Tensor, "_ rows"]], *, tail: int
+) -> MarginalEstimate:
+    """Stream chunks of log weights into the estimate, its error, ESS and k-hat.
+
+    `tail` is how many of the largest weights k-hat is fitted to (`pareto.tail_length`); memory
+    holds that many a row, whatever the number of samples.
+
+    Raises:
+        ValueError: no chunk came in.
+    """
+    total = squares = largest = None
+    count = 0
+    for log_w in chunks_of_log_weights:
+        part, part_squares = log_w.logsumexp(0), (2 * log_w).logsumexp(0)
+        total = part if total is None else torch.logaddexp(total, part)
+        squares = part_squares if squares is None else torch.logaddexp(squares, part_squares)
+        seen = log_w if largest is None else torch.cat([largest, log_w])
+        largest = seen.topk(min(tail + 1, len(seen)), 0).values
+        count += log_w.shape[0]
+    if total is None or squares is None or largest is None:
+        raise ValueError("log_marginal needs at least one chunk of log weights; got none")
+    ess = (2 * total - squares).exp()
+    relative_variance = (count / ess - 1).clamp(min=0) / max(count - 1, 1)
+    return MarginalEstimate(
+        total - math.log(count), relative_variance.sqrt(), ess, pareto_k(largest)
+    )
+
+
+@torch.inference_mode()
+def estimate_log_marginal(
+    model: LatentModel,
+    x: Shaped[Tensor, "rows features"],
+    row_keys: Int64[Tensor, " rows"],
+    *,
+    samples: int,
+    seed: int,
+    rows_per_chunk: int = 4,
+    samples_per_chunk: int = 250,
+) -> MarginalEstimate:
+    """Estimate log p(x) of each row from `samples` draws of q(z | x).
+
+    Grey pixels are binarized by (seed, row key) where the model says so. The estimate of a row
+    is the same, up to rounding, for any order of rows and any chunk sizes.
+    """
+    parts = []
+    for start in range(0, len(x), rows_per_chunk):
+        rows, keys = x[start : start + rows_per_chunk], row_keys[start : start + rows_per_chunk]
+        if isinstance(model, VAE):
+            rows = binarized_for_evaluation(model.config, rows, keys, seed)
+        q = model.posterior(rows)
+        chunks = (
+            log_weights_of(
+                model,
+                rows,
+                q,
+                keyed_noise(
+                    seed, keys, first, min(first + samples_per_chunk, samples), model.latents
+                ),
+            )
+            for first in range(0, samples, samples_per_chunk)
+        )
+        parts.append(summarize(chunks, tail=tail_length(samples)))
+    return MarginalEstimate(*(torch.cat(field) for field in zip(*parts, strict=True)))

@@ -1,0 +1,175 @@
+"""Training on one screen: a state, a step, a loop that yields.
+
+The order of minibatches is a function of (seed, epoch) and the noise of a step of (seed, step),
+so the state of a run is weights, optimizer moments and the number of steps: a run that was
+killed and resumed from a checkpoint ends in the same weights, bit for bit.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int64, Shaped
+from torch import Tensor, nn
+
+from vae_engine.binarization import binarized_for_training
+from vae_engine.config import ModelConfig, TrainingPlan
+from vae_engine.divergence import diagnosis
+from vae_engine.model import VAE, build_model
+from vae_engine.noise import epoch_generator, step_generator
+from vae_engine.objectives import OBJECTIVES, kl
+from vae_engine.statistics import Statistics
+
+
+class DivergedError(RuntimeError):
+    """A bound or a gradient is not finite; the weights are still those before the step."""
+
+
+class Batch(NamedTuple):
+    """Some rows of the training split; keys are needed only for static binarization."""
+
+    x: Shaped[Tensor, "rows features"]
+    row_keys: Int64[Tensor, " rows"] | None = None
+
+
+class StepReport(NamedTuple):
+    """What one step did, in nats per row; the terms are those of its batch before the update."""
+
+    step: int
+    objective_nats: float  # what was maximized
+    elbo_nats: float  # the plain bound, whatever was maximized
+    log_likelihood_nats: float
+    kl_nats: float
+    grad_norm: float
+
+
+@dataclass
+class TrainState:
+    """All that training changes, and the plan that says how."""
+
+    model: VAE
+    optimizer: torch.optim.Optimizer
+    plan: TrainingPlan
+    step: int = 0
+
+
+def new_state(
+    config: ModelConfig, plan: TrainingPlan, statistics: Statistics | None = None
+) -> TrainState:
+    """Return the state before the first step: a function of the arguments alone."""
+    model = build_model(config, seed=plan.seed, statistics=statistics).to(plan.device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=plan.learning_rate, fused=True)
+    return TrainState(model, optimizer, plan)
+
+
+def batch_indices(
+    rows: int, batch_rows: int, seed: int, epoch: int, start_step: int = 0
+) -> Iterator[Int64[Tensor, " _"]]:
+    """Yield the row numbers of each minibatch of one epoch, from batch `start_step` on.
+
+    A permutation that depends on (seed, epoch) alone; every row occurs once, and the last batch
+    is short where `batch_rows` does not divide `rows`.
+    """
+    order = torch.randperm(rows, generator=epoch_generator(seed, epoch))
+    yield from order.split(batch_rows)[start_step:]
+
+
+def minibatches(
+    x: Shaped[Tensor, "rows features"],
+    plan: TrainingPlan,
+    row_keys: Int64[Tensor, " rows"] | None = None,
+    start_step: int = 0,
+) -> Iterator[Batch]:
+    """Yield the batches of a whole run on rows in memory, from step `start_step` to its end."""
+    steps_an_epoch = -(-len(x) // plan.batch_rows)
+    step, end = start_step, plan.total_steps(len(x))
+    while step < end:
+        epoch, first = divmod(step, steps_an_epoch)
+        for index in batch_indices(len(x), plan.batch_rows, plan.seed, epoch, first):
+            if step == end:
+                return
+            index = index.to(x.device)
+            keys = None if row_keys is None else row_keys.index_select(0, index)
+            yield Batch(x.index_select(0, index), keys)
+            step += 1
+
+
+def train_step(state: TrainState, batch: Batch, *, report: bool = False) -> StepReport | None:
+    """Take one ascent step on the mean objective of the rows of `batch`; mutates `state`.
+
+    Args:
+        state: the model and its optimizer.
+        batch: rows in the encoding of the model.
+        report: also evaluate the terms of the bound, on the same noise.
+
+    Raises:
+        DivergedError: the objective or its gradient is not finite. Nothing has changed then.
+    """
+    plan, model = state.plan, state.model
+    generator = step_generator(plan.seed, state.step, plan.device)
+    rows = batch.x.to(plan.device, non_blocking=True)
+    x = binarized_for_training(model.config, rows, batch.row_keys, generator)
+    noise = torch.randn(
+        plan.samples, len(x), model.latents, generator=generator, device=plan.device
+    )
+    with precision(plan):
+        objective = OBJECTIVES[plan.objective](model, x, noise).mean()
+    state.optimizer.zero_grad(set_to_none=True)
+    (-objective).backward()  # the one place where the sign turns: we minimize -objective
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients, foreach=True)
+    value, grad_norm = torch.stack([objective.detach().to(norm.dtype), norm]).tolist()  # waits
+    if not (abs(value) < torch.inf and grad_norm < torch.inf):
+        raise DivergedError(
+            diagnosis(
+                model, x, noise, step=state.step + 1, objective=value, grad_norm=grad_norm
+            )
+        )
+    if plan.clip_norm is not None and grad_norm > plan.clip_norm:
+        torch._foreach_mul_(gradients, plan.clip_norm / grad_norm)
+    terms = _terms(model, x, noise, plan) if report else None
+    state.optimizer.step()
+    state.step += 1
+    return None if terms is None else StepReport(state.step, value, *terms, grad_norm)
+
+
+def fit(
+    state: TrainState, batches: Iterable[Batch], *, report_every: int = 50
+) -> Iterator[StepReport]:
+    """Train on `batches`, yielding a report every `report_every` steps.
+
+    There are no callbacks. The caller's loop body logs, evaluates and checkpoints, and stops early
+    by leaving the loop:
+
+        for report in fit(state, minibatches(x, plan, start_step=state.step)):
+            log(report)
+
+    Raises:
+        DivergedError: see `train_step`.
+    """
+    for batch in batches:
+        report = train_step(state, batch, report=(state.step + 1) % report_every == 0)
+        if report is not None:
+            yield report
+
+
+def precision(plan: TrainingPlan) -> AbstractContextManager[object]:
+    """Return the context of forward passes: bfloat16 products, or nothing."""
+    if plan.precision == "bfloat16":
+        return torch.autocast(torch.device(plan.device).type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+@torch.no_grad()
+def _terms(
+    model: VAE, x: Tensor, noise: Tensor, plan: TrainingPlan
+) -> tuple[float, float, float]:
+    """ELBO, log likelihood and KL of one batch: means over rows, in nats."""
+    with precision(plan):
+        q = model.posterior(x)
+        z = q.reparameterize(noise)
+        log_likelihood = model.log_likelihood(x, z).mean().item()
+        rate = kl(model, q, z).mean().item()
+    return log_likelihood - rate, log_likelihood, rate
