@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data.cells import value_type
+
 
 class ContentDigest:
     """The sha256 of typed content, fed batch by batch."""
@@ -41,19 +43,6 @@ def content_digest(table: pa.Table) -> str:
     digest = ContentDigest(table.schema)
     digest.add(table)
     return digest.hexdigest()
-
-
-def value_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type that a cell has whatever way it is encoded: no dictionary, no view."""
-    if pa.types.is_dictionary(kind):
-        return value_type(kind.value_type)
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return pa.string()
-    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
-        return pa.binary()
-    if pa.types.is_large_list(kind):
-        return pa.list_(value_type(kind.value_type))
-    return kind
 
 
 class _Cells:

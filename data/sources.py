@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.content import content_digest, value_type
+from data.cells import value_type
+from data.content import content_digest
 from data.contract import ROW_ID
 from data.formats import Reader, SourceError, open_file
 from data.publication import digest_of

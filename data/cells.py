@@ -1,0 +1,79 @@
+"""Between Arrow columns and NumPy arrays: the value of a cell, and the matrix of a list column."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+def value_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type that a cell has whatever way it is encoded: no dictionary, no view."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return value_type(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return value_type(kind.value_type)
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        return pa.binary()
+    if pa.types.is_large_list(kind):
+        return pa.list_(value_type(kind.value_type))
+    return kind
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Whether a cell is one number that arithmetic applies to."""
+    return bool(
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    )
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a cell is a list of numbers, of fixed or varying length."""
+    return bool(
+        (pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind))
+        and is_number(kind.value_type)
+    )
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    """Whether a cell is a fixed number of bytes: an image, most likely."""
+    return bool(pa.types.is_fixed_size_binary(kind) and not pa.types.is_decimal(kind))
+
+
+def numbers(array: pa.Array) -> npt.NDArray[np.float64]:
+    """Return the cells as float64, null as NaN."""
+    values = array.cast(pa.float64(), safe=False)  # int64 beyond 2**53 is rounded, knowingly
+    return values.to_numpy(zero_copy_only=False)
+
+
+def matrix(array: pa.Array) -> npt.NDArray[Any]:
+    """Return a column of fixed-length cells as rows × entries; a null row holds anything."""
+    kind = array.type
+    if is_bytes(kind):
+        width = kind.byte_width
+        flat = np.frombuffer(array.buffers()[1] or b"", np.uint8)
+        start = array.offset * width
+        return flat[start : start + len(array) * width].reshape(len(array), width)
+    width = kind.list_size
+    values = array.values.slice(array.offset * width, len(array) * width)
+    return values.to_numpy(zero_copy_only=False).reshape(len(array), width)
+
+
+def column_of(values: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """Return rows × entries as a column of fixed-length cells: the inverse of `matrix`."""
+    rows, width = values.shape
+    if is_bytes(kind):
+        data = np.ascontiguousarray(values, np.uint8)
+        return pa.Array.from_buffers(kind, rows, [None, pa.py_buffer(data)])
+    flat = pa.array(values.ravel()).cast(kind.value_type)
+    return pa.FixedSizeListArray.from_arrays(flat, width)
+
+
+def list_lengths(array: pa.Array) -> pa.Array:
+    """Return the number of entries of each cell."""
+    if is_bytes(array.type):
+        return pa.repeat(array.type.byte_width, len(array))
+    return pc.list_value_length(array)

@@ -1,0 +1,151 @@
+"""From what a table looks like to a contract, with a reason for each guess.
+
+The same table gives the same contract, always: `data.guesses` decides from exact counts and a
+sample that depends on positions alone. A person's settings come first: a kind that is given
+is taken, and only its details are worked out here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data.cells import is_bytes, is_list
+from data.contract import (
+    KINDS,
+    TIMESTAMP,
+    ColumnContract,
+    Contract,
+    SpecError,
+    near_miss,
+    refuse_unknown,
+)
+from data.guesses import Seen, declared_shape, guess, square_shape
+from data.survey import TOP, Survey
+
+VERSION = 1  # raised when the rules change: the same file may then give another contract
+
+SETTINGS = [field.name for field in fields(ColumnContract) if field.name not in ("name", "why")]
+
+
+def infer_contract(
+    survey: Survey,
+    *,
+    name: str,
+    key: str | None = None,
+    label: str | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Contract:
+    """Guess the contract of a surveyed table; `overrides` maps columns to settings.
+
+    Raises:
+        SpecError: a setting names an unknown column or key, or no column can be encoded.
+    """
+    settings = {column: dict(given) for column, given in (overrides or {}).items()}
+    for kind, column in (("key", key), ("label", label)):
+        if column is not None:
+            settings.setdefault(column, {}).setdefault("kind", kind)
+    refuse_unknown(settings, survey.schema.names, where="columns")
+
+    pairs = _sparse_pairs(survey.sample)
+    lower = tuple(column.lower() for column in survey.schema.names)
+    taken = {given["kind"]: column for column, given in settings.items() if "kind" in given}
+    columns = []
+    for profile in survey.profile().columns:
+        field = survey.schema.field(profile.name)
+        length = (profile.lengths or (0, 0))[1]
+        seen = Seen(
+            profile=profile,
+            type=field.type,
+            shape=declared_shape(survey.schema, profile.name, length),
+            places=pairs.get(profile.name),
+            is_places=profile.name in pairs.values(),
+            names=lower,
+            taken=taken,
+        )
+        columns.append(_column(seen, settings.get(profile.name, {}), survey))
+        taken.setdefault(columns[-1].kind, profile.name)
+    return Contract(name=name, columns=tuple(columns))
+
+
+def _column(seen: Seen, settings: Mapping[str, Any], survey: Survey) -> ColumnContract:
+    """What is given is taken; what is not is guessed, for the kind that is given if one is."""
+    name = seen.profile.name
+    refuse_unknown(settings, SETTINGS, where=f"columns.{name}")
+    if "kind" in settings:
+        kind, why = settings["kind"], "the spec says so"
+        if kind not in KINDS:
+            raise SpecError(f"columns.{name}: {near_miss('kind', kind, KINDS)}")
+    else:
+        guessed = guess(seen)
+        kind, why = guessed.kind, guessed.why
+    details = {
+        "nulls": "allow" if seen.profile.nulls and kind != "key" else "refuse",
+        **(_scalar(seen, kind) if seen.is_scalar else _entries(seen, kind, survey)),
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()},
+    }
+    return ColumnContract(**{"name": name, "why": why, **details, "kind": kind})
+
+
+def _scalar(seen: Seen, kind: str) -> dict[str, Any]:
+    """The type of a cell, and the categories where the kind has them."""
+    dtype = str(seen.type)
+    if pa.types.is_timestamp(seen.type):
+        dtype = str(TIMESTAMP)
+    elif pa.types.is_decimal(seen.type):
+        dtype = "double"  # 15 digits; what is lost beyond them is far below any noise
+    details: dict[str, Any] = {"dtype": dtype}
+    if kind in ("binary", "categorical", "ordinal"):
+        values = [value for value, _ in seen.profile.top]
+        details["categories"] = tuple(sorted(values))
+        details["other"] = seen.profile.distinct is None or seen.profile.distinct > TOP
+    return details
+
+
+def _entries(seen: Seen, kind: str, survey: Survey) -> dict[str, Any]:
+    """The type of an entry, and how many there are or how they lie."""
+    if not (is_list(seen.type) or is_bytes(seen.type)):
+        return {"dtype": str(seen.type)}
+    details: dict[str, Any] = {"dtype": str(seen.entry)}
+    length = (seen.profile.lengths or (0, 0))[1]
+    if kind == "pixels":
+        shape = seen.shape or square_shape(length)
+        details |= dict(zip(("height", "width", "channels"), shape or (), strict=False))
+        details |= {"min": 0, "max": _full_intensity(seen)}
+    elif kind == "count" and seen.places is not None:
+        places = survey.profile()[seen.places]
+        details |= {"indices": seen.places, "length": int(seen.at(places.max)) + 1}
+    elif kind != "ignore":
+        details["length"] = length
+    return details
+
+
+def _full_intensity(seen: Seen) -> int | float:
+    """The value of a white pixel: what the type says, unless the data use much less of it."""
+    brightest = seen.at(seen.profile.max)
+    if seen.entry == pa.uint8():
+        return 255 if brightest > 127 else max(int(brightest), 1)
+    return 1.0 if brightest <= 1 else brightest
+
+
+def _sparse_pairs(sample: pa.Table) -> dict[str, str]:
+    """Find columns of counts and the columns that list their places: counts -> places."""
+    lists = [
+        field.name
+        for field in sample.schema
+        if pa.types.is_list(field.type) and pa.types.is_integer(field.type.value_type)
+    ]
+    pairs = {}
+    for places in lists:
+        before, found, after = places.partition("indices")
+        for word in ("counts", "values", "data"):
+            counts = before + word + after
+            if found and counts in lists and _same_lengths(sample[places], sample[counts]):
+                pairs[counts] = places
+    return pairs
+
+
+def _same_lengths(one: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
+    return bool(pc.list_value_length(one).equals(pc.list_value_length(other)))

@@ -1,0 +1,354 @@
+"""One streaming pass over a table: partial results that merge, and a sample of its rows.
+
+    survey(rows 0..n) == survey(rows 0..k).merge(survey(rows k..n))     for every k
+
+up to rounding of the moments. The sample holds the rows whose hashed position is smallest:
+each row is as likely as any other, and neither chunks nor threads change which ones it holds.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data.cells import is_bytes, is_list, is_number, list_lengths, matrix, numbers
+from data.profile import ColumnProfile, Profile
+
+SAMPLE_ROWS = 8192
+SAMPLE_BYTES = 64 << 20
+DISTINCT = 8192  # values counted one by one; beyond it, "many"
+TOP = 254  # a code fits a byte, with one left for the rest and one for unseen
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+
+
+@dataclass
+class Moments:
+    """Count, mean, sum of squared deviations and extremes of finite numbers."""
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+    min: float = np.inf
+    max: float = -np.inf
+    infinite: int = 0
+
+    @classmethod
+    def of(cls, values: npt.NDArray[np.float64]) -> Self:
+        """Summarize values; NaN is no value, infinities are counted apart."""
+        values = values[~np.isnan(values)]
+        finite = values[np.isfinite(values)]
+        infinite = len(values) - len(finite)
+        if not len(finite):
+            return cls(infinite=infinite)
+        mean = float(finite.mean())
+        squares = float(np.square(finite - mean).sum())
+        low, high = float(finite.min()), float(finite.max())
+        return cls(len(finite), mean, squares, low, high, infinite)
+
+    def merge(self, other: Self) -> None:
+        """Add another part's numbers (Chan, Golub & LeVeque 1979: no cancellation)."""
+        self.infinite += other.infinite
+        if not other.count:
+            return
+        total = self.count + other.count
+        shift = other.mean - self.mean
+        self.squares += other.squares + shift * shift * self.count * other.count / total
+        self.mean += shift * other.count / total
+        self.count = total
+        self.min, self.max = min(self.min, other.min), max(self.max, other.max)
+
+    @property
+    def stddev(self) -> float:
+        """The population standard deviation; nan when nothing was seen."""
+        return float(np.sqrt(self.squares / self.count)) if self.count else float("nan")
+
+
+@dataclass
+class Pixels:
+    """How often each intensity occurs, and the sum of all images."""
+
+    counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
+    total: npt.NDArray[np.float64] | None = None
+    images: int = 0
+
+    @classmethod
+    def of(cls, images: npt.NDArray[np.uint8]) -> Self:
+        """Summarize rows × entries."""
+        counts = np.zeros(256, np.int64)
+        for start in range(0, len(images), 4096):  # bincount widens to int64: small pieces
+            counts += np.bincount(images[start : start + 4096].ravel(), minlength=256)
+        return cls(counts, images.sum(0, dtype=np.uint64).astype(np.float64), len(images))
+
+    def merge(self, other: Self) -> None:
+        """Add another part's images."""
+        self.counts = self.counts + other.counts
+        if other.total is not None:
+            self.total = other.total if self.total is None else self.total + other.total
+        self.images += other.images
+
+    def moments(self) -> Moments:
+        """The moments of an entry, from the histogram."""
+        seen = np.flatnonzero(self.counts)
+        if not len(seen):
+            return Moments()
+        count = int(self.counts.sum())
+        mean = float(self.counts @ np.arange(256)) / count
+        squares = float(self.counts @ np.square(np.arange(256) - mean))
+        return Moments(count, mean, squares, float(seen[0]), float(seen[-1]))
+
+
+class ColumnSurvey:
+    """What one column has shown so far."""
+
+    def __init__(self, name: str, kind: pa.DataType) -> None:
+        self.name, self.kind = name, kind
+        self.rows = self.nulls = 0
+        self.moments = Moments()
+        self.pixels = Pixels()
+        self.values: Counter[Any] | None = None if _has_no_categories(kind) else Counter()
+        self.lengths: tuple[int, int] | None = None
+        self.ends: tuple[int, int] | None = None  # first and last, while steps are all +1
+        self.steps_by_one = pa.types.is_integer(kind)
+
+    def add(self, array: pa.Array) -> None:
+        """Add the next rows."""
+        part = ColumnSurvey(self.name, self.kind)
+        part._look(array, counting=self.values is not None)
+        self.merge(part)
+
+    def merge(self, other: "ColumnSurvey") -> None:
+        """Add the rows that another survey saw just behind this one."""
+        self.steps_by_one = self.steps_by_one and other.steps_by_one
+        if self.ends and other.ends:
+            self.steps_by_one = self.steps_by_one and other.ends[0] == self.ends[1] + 1
+            self.ends = (self.ends[0], other.ends[1])
+        self.ends = self.ends or other.ends
+        self.rows += other.rows
+        self.nulls += other.nulls
+        self.moments.merge(other.moments)
+        self.pixels.merge(other.pixels)
+        if self.values is not None and other.values is not None:
+            self.values.update(other.values)
+        if other.values is None or (self.values is not None and len(self.values) > DISTINCT):
+            self.values = None
+        self.lengths = _span(self.lengths, other.lengths)
+
+    def _look(self, array: pa.Array, *, counting: bool) -> None:
+        self.rows = len(array)
+        if pa.types.is_floating(self.kind):
+            array = pc.if_else(pc.is_nan(array), pa.scalar(None, self.kind), array)
+        self.nulls = array.null_count
+        if is_list(self.kind) or is_bytes(self.kind):
+            self._look_at_entries(array.drop_null() if array.null_count else array)
+            return
+        if is_number(self.kind):
+            self.moments = Moments.of(numbers(array))
+        if self.steps_by_one:
+            self._look_at_steps(array)
+        self.values = _counted(array.drop_null()) if counting else None
+
+    def _look_at_entries(self, array: pa.Array) -> None:
+        lengths = list_lengths(array)
+        if len(array):
+            span = pc.min_max(lengths)
+            self.lengths = (span["min"].as_py(), span["max"].as_py())
+        if is_bytes(self.kind) or (
+            pa.types.is_fixed_size_list(self.kind) and self.kind.value_type == pa.uint8()
+        ):
+            self.pixels = Pixels.of(matrix(array))
+            self.moments = self.pixels.moments()
+        else:
+            self.moments = Moments.of(numbers(array.flatten()))
+
+    def _look_at_steps(self, array: pa.Array) -> None:
+        if array.null_count or not len(array):
+            self.steps_by_one = not len(array)
+            return
+        values = array.to_numpy()
+        self.ends = (int(values[0]), int(values[-1]))
+        self.steps_by_one = self.ends[1] - self.ends[0] == len(values) - 1 and bool(
+            np.all(values[1:] > values[:-1])
+        )
+
+
+class Survey:
+    """What a table has shown so far, beginning at row `first_row`."""
+
+    def __init__(self, schema: pa.Schema, *, first_row: int = 0) -> None:
+        self.schema = schema
+        self.columns = [ColumnSurvey(column.name, column.type) for column in schema]
+        self.next_row = self.first_row = first_row
+        self._limit = _sample_rows(schema)
+        self._ranks = np.empty(0, np.uint64)
+        self.sample: pa.Table = schema.empty_table()
+
+    @property
+    def rows(self) -> int:
+        """The number of rows seen."""
+        return self.next_row - self.first_row
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Add the next rows."""
+        for survey, array in zip(self.columns, batch.columns, strict=True):
+            survey.add(array)
+        ranks = _rank(np.arange(self.next_row, self.next_row + len(batch), dtype=np.uint64))
+        self.next_row += len(batch)
+        ceiling = self._ranks.max() if len(self._ranks) == self._limit else np.uint64(2**64 - 1)
+        chosen = np.flatnonzero(ranks <= ceiling)
+        self._keep(ranks[chosen], pa.table(batch.take(pa.array(chosen))))
+
+    def merge(self, other: Self) -> None:
+        """Add the rows that another survey saw just behind this one."""
+        assert other.first_row == self.next_row, "surveys merge in row order"
+        for mine, theirs in zip(self.columns, other.columns, strict=True):
+            mine.merge(theirs)
+        self.next_row = other.next_row
+        self._keep(other._ranks, other.sample)
+
+    def profile(self) -> Profile:
+        """Say what the rows seen so far look like."""
+        columns = zip(self.columns, self.sample.columns, strict=True)
+        return Profile(
+            rows=self.rows,
+            columns=tuple(
+                _profile(survey, sample.combine_chunks()) for survey, sample in columns
+            ),
+        )
+
+    def _keep(self, ranks: npt.NDArray[np.uint64], rows: pa.Table) -> None:
+        ranks = np.concatenate([self._ranks, ranks])
+        kept = np.sort(np.argsort(ranks)[: self._limit])
+        self._ranks = ranks[kept]
+        self.sample = pa.concat_tables([self.sample, rows]).take(pa.array(kept))
+
+
+def survey(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Survey:
+    """Look at every row of a stream once."""
+    result = Survey(schema)
+    for batch in batches:
+        result.add(batch)
+    return result
+
+
+def _profile(survey: ColumnSurvey, sample: pa.Array) -> ColumnProfile:
+    moments, pixels = survey.moments, survey.pixels
+    cells = sample.drop_null()
+    shape: dict[str, Any] = {}
+    if moments.count:
+        whole = pa.types.is_integer(survey.kind)
+        shape["min"], shape["max"] = (
+            int(v) if whole else v for v in (moments.min, moments.max)
+        )
+        shape["mean"], shape["stddev"] = moments.mean, moments.stddev
+    if is_number(survey.kind):
+        shape |= _shape_of(numbers(cells))
+    elif pa.types.is_temporal(survey.kind) and len(cells):
+        span = pc.min_max(cells)
+        shape["min"], shape["max"] = str(span["min"]), str(span["max"])
+    if pixels.images:
+        shape |= _picture(pixels)
+    counts, estimated = survey.values, False
+    if counts is None and pa.types.is_string(survey.kind) and len(cells):
+        scale = (survey.rows - survey.nulls) / len(cells)
+        counts = Counter({k: round(n * scale) for k, n in _counted(cells).items()})
+        estimated = True
+    top = sorted((counts or {}).items(), key=lambda item: (-item[1], str(item[0])))[:TOP]
+    return ColumnProfile(
+        name=survey.name,
+        dtype=str(survey.kind),
+        rows=survey.rows,
+        nulls=survey.nulls,
+        infinite=moments.infinite,
+        distinct=None if survey.values is None else len(survey.values),
+        sampled=len(cells),
+        sampled_distinct=0 if pa.types.is_nested(cells.type) else _distinct(cells),
+        top=tuple(top),
+        top_estimated=estimated,
+        counts_rows=bool(survey.steps_by_one and survey.rows > 1),
+        lengths=survey.lengths,
+        **shape,
+    )
+
+
+def _shape_of(values: npt.NDArray[np.float64]) -> dict[str, Any]:
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return {}
+    quantiles = np.quantile(values, QUANTILES)
+    shape: dict[str, Any] = {
+        "quantiles": {str(q): float(v) for q, v in zip(QUANTILES, quantiles, strict=True)},
+        "skewness": _skewness(values),
+    }
+    if values.min() > 0:
+        shape["log_skewness"] = _skewness(np.log(values))
+    return shape
+
+
+def _picture(pixels: Pixels) -> dict[str, Any]:
+    seen = np.flatnonzero(pixels.counts)
+    brightest = int(seen[-1]) if len(seen) else 0
+    levels = np.arange(256)
+    extreme = (levels <= 0.1 * brightest) | (levels >= 0.9 * brightest)
+    total = pixels.total if pixels.total is not None else np.zeros(0)
+    return {
+        "near_extreme": float(pixels.counts[extreme].sum() / max(pixels.counts.sum(), 1)),
+        "two_values": len(seen) <= 2,
+        "mean_image": tuple(np.round(total / pixels.images, 4).tolist()),
+    }
+
+
+def _skewness(values: npt.NDArray[np.float64]) -> float:
+    deviations = values - values.mean()
+    stddev = float(np.sqrt(np.square(deviations).mean()))
+    return float((deviations**3).mean() / stddev**3) if stddev > 0 else 0.0
+
+
+def _counted(array: pa.Array) -> Counter[Any]:
+    counts = pc.value_counts(array)
+    if len(counts) > DISTINCT:  # one more than allowed says "many"; the rest cost time
+        counts = counts.slice(0, DISTINCT + 1)
+    values, numbers_ = counts.field("values").to_pylist(), counts.field("counts").to_pylist()
+    return Counter(dict(zip(values, numbers_, strict=True)))
+
+
+def _distinct(cells: pa.Array) -> int:
+    return int(pc.count_distinct(cells).as_py())
+
+
+def _has_no_categories(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_nested(kind) or is_bytes(kind))
+
+
+def _span(one: tuple[int, int] | None, other: tuple[int, int] | None) -> tuple[int, int] | None:
+    if one is None or other is None:
+        return one or other
+    return min(one[0], other[0]), max(one[1], other[1])
+
+
+def _sample_rows(schema: pa.Schema) -> int:
+    return int(
+        np.clip(SAMPLE_BYTES // max(1, sum(map(_cell_bytes, schema.types))), 256, SAMPLE_ROWS)
+    )
+
+
+def _cell_bytes(kind: pa.DataType) -> int:
+    if pa.types.is_fixed_size_list(kind):
+        return int(kind.list_size * _cell_bytes(kind.value_type))
+    if is_bytes(kind):
+        return int(kind.byte_width)
+    if is_number(kind):
+        return max(1, int(kind.bit_width // 8))
+    return 1024 if pa.types.is_nested(kind) else 64
+
+
+def _rank(positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Hash row positions (the finalizer of splitmix64, a bijection: no two rows tie)."""
+    z = positions + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
