@@ -13,10 +13,15 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from vae_engine.binarization import binarized_for_evaluation
+from vae_engine.diagnostics import (
+    effective_samples_of_sums,
+    log_mean_stderr,
+    pareto_k_of_largest,
+    tail_samples,
+)
 from vae_engine.model import VAE, LatentModel
 from vae_engine.noise import keyed_noise
 from vae_engine.objectives import log_weights_of
-from vae_engine.pareto import pareto_k, tail_length
 
 
 class MarginalEstimate(NamedTuple):
@@ -42,35 +47,35 @@ def log_marginal(
     Raises:
         ValueError: no chunk came in.
     """
-    return summarize(chunks_of_log_weights, tail=0).log_marginal_nats
+    return summarize(chunks_of_log_weights, samples=0).log_marginal_nats
 
 
 def summarize(
-    chunks_of_log_weights: Iterable[Float[Tensor, "_ rows"]], *, tail: int
+    chunks_of_log_weights: Iterable[Float[Tensor, "_ rows"]], *, samples: int
 ) -> MarginalEstimate:
     """Stream chunks of log weights into the estimate, its error, ESS and k-hat.
 
-    `tail` is how many of the largest weights k-hat is fitted to (`pareto.tail_length`); memory
-    holds that many a row, whatever the number of samples.
+    `samples` is how many are to come: it says how many of the largest k-hat needs to keep, and
+    nothing else. Fewer or more change the estimate rightly and make k-hat nan.
 
     Raises:
         ValueError: no chunk came in.
     """
     total = squares = largest = None
-    count = 0
+    count, kept = 0, tail_samples(samples) + 1
     for log_w in chunks_of_log_weights:
         part, part_squares = log_w.logsumexp(0), (2 * log_w).logsumexp(0)
         total = part if total is None else torch.logaddexp(total, part)
         squares = part_squares if squares is None else torch.logaddexp(squares, part_squares)
         seen = log_w if largest is None else torch.cat([largest, log_w])
-        largest = seen.topk(min(tail + 1, len(seen)), 0).values
+        largest = seen.topk(min(kept, len(seen)), 0).values
         count += log_w.shape[0]
     if total is None or squares is None or largest is None:
         raise ValueError("log_marginal needs at least one chunk of log weights; got none")
-    ess = (2 * total - squares).exp()
-    relative_variance = (count / ess - 1).clamp(min=0) / max(count - 1, 1)
+    ess = effective_samples_of_sums(total, squares)
+    k = pareto_k_of_largest(largest, count) if count == samples else total * math.nan
     return MarginalEstimate(
-        total - math.log(count), relative_variance.sqrt(), ess, pareto_k(largest)
+        total - math.log(count), log_mean_stderr(ess, count), ess, k.to(total.dtype)
     )
 
 
@@ -107,5 +112,5 @@ def estimate_log_marginal(
             )
             for first in range(0, samples, samples_per_chunk)
         )
-        parts.append(summarize(chunks, tail=tail_length(samples)))
+        parts.append(summarize(chunks, samples=samples))
     return MarginalEstimate(*(torch.cat(field) for field in zip(*parts, strict=True)))
