@@ -1,0 +1,297 @@
+"""Is a table what its contract says? Every breach at once, counted, located, never quoted.
+
+A breach names a column, what is wrong, how many cells, up to five rows (by key where there is
+one), and the way out. It shows no cell: errors travel to logs and trackers where data must not.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data.cells import is_number, matrix, numbers
+from data.conform import MisfitError, conform_column, conform_indices
+from data.contract import ROW_ID, ColumnContract, Contract, near_miss
+from data.splits import hash_keys
+
+SHOWN_ROWS = 5
+EXACT_IN_FLOAT32 = 2**24
+
+WAYS_OUT = {
+    "null": "fill them, or set nulls = 'allow'",
+    "infinite": "make them null or finite",
+    "below_min": "correct them, or lower min",
+    "above_max": "correct them, or raise max",
+    "not_positive": "correct them, or set kind = 'continuous'",
+    "negative": "correct them, or set kind = 'continuous'",
+    "fraction": "correct them, or set kind = 'continuous'",
+    "too_large": "scale them down, or set kind = 'continuous' or 'positive'",
+    "unknown_category": "correct them, add them to categories, or raise max_unknown",
+    "bad_places": "give each row as many indices as counts, all within length",
+    "null_key": "give every row a key",
+    "duplicate_key": "make keys unique, or leave key out to number the rows",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Breach:
+    """One way in which a table breaks its contract."""
+
+    column: str
+    code: str
+    count: int
+    rows: tuple[str, ...]
+    advice: str
+
+    def __str__(self) -> str:
+        if not self.rows:
+            return f"{self.column}: {self.advice}"
+        where = ", ".join(self.rows) + (", ..." if self.count > len(self.rows) else "")
+        return (
+            f"{self.column}: {self.count} × {self.code.replace('_', ' ')} "
+            f"(rows {where}); {self.advice}"
+        )
+
+
+class ContractError(ValueError):
+    """A table breaks its contract; `breaches` lists every way."""
+
+    def __init__(self, source: str, contract: Contract, breaches: Sequence[Breach]) -> None:
+        self.breaches = tuple(breaches)
+        super().__init__(
+            f"{source} breaks contract {contract.name!r} (version {contract.version}) "
+            f"in {len(breaches)} place{'s'[: len(breaches) != 1]}:\n  "
+            + "\n  ".join(map(str, breaches))
+            + "\nCorrect the source, or change the contract and raise its version."
+        )
+
+
+@dataclass
+class Tally:
+    """How many cells, and the first rows they were found in."""
+
+    count: int = 0
+    rows: list[str] = field(default_factory=list)
+
+
+class Checker:
+    """Holds tables, one after the other, against a contract."""
+
+    def __init__(self, contract: Contract) -> None:
+        self.contract = contract
+        self.rows = 0
+        self.extra: list[str] = []
+        self._found: dict[tuple[str, str], Tally] = {}
+        self._tolerated: dict[str, dict[str, int]] = {}
+        self._misfits: dict[str, Breach] = {}
+        self._hashes: list[npt.NDArray[np.uint64]] = []
+
+    def add(self, table: pa.Table | pa.RecordBatch) -> pa.Table:
+        """Check the next rows; return them as the contract stores them.
+
+        Columns that do not fit are left out of what is returned; `breaches` says why.
+        """
+        table = pa.table(table) if isinstance(table, pa.RecordBatch) else table
+        names = self._names_of_rows(table)
+        known = {source for column in self.contract.columns for source in column.sources}
+        self.extra = sorted({*self.extra, *(set(table.column_names) - known - {ROW_ID})})
+        kept: dict[str, pa.Array] = {}
+        if ROW_ID in table.column_names:
+            kept[ROW_ID] = table[ROW_ID]
+        for column in self.contract.kept:
+            kept |= self._conform(table, column)
+            if all(source in kept for source in column.sources):
+                self._check(kept, column, names)
+        self.rows += len(table)
+        return pa.table(kept)
+
+    def breaches(self) -> list[Breach]:
+        """List every breach of all rows seen, in the order of the contract's columns."""
+        found = [
+            Breach(
+                column=column,
+                code=code,
+                count=tally.count,
+                rows=tuple(tally.rows),
+                advice=WAYS_OUT[code],
+            )
+            for (column, code), tally in self._found.items()
+            if not self._is_tolerable(column, code, tally)
+        ]
+        order = [column.name for column in self.contract.columns]
+        found = sorted([*self._misfits.values(), *found], key=lambda b: order.index(b.column))
+        return found + self._duplicates()
+
+    def tolerated(self) -> dict[str, dict[str, int]]:
+        """Count, per column, what a policy lets pass: nulls and unseen categories."""
+        counts = {column: dict(codes) for column, codes in self._tolerated.items()}
+        for (column, code), tally in self._found.items():
+            if self._is_tolerable(column, code, tally):
+                counts.setdefault(column, {})[code] = tally.count
+        return counts
+
+    def _conform(self, table: pa.Table, column: ColumnContract) -> dict[str, pa.Array]:
+        missing = [source for source in column.sources if source not in table.column_names]
+        try:
+            if missing:
+                raise MisfitError(
+                    f"missing; {near_miss('column', missing[0], table.column_names)}"
+                )
+            cells = {column.name: conform_column(table[column.name], column)}
+            if column.indices is not None:
+                cells[column.indices] = conform_indices(table[column.indices])
+        except MisfitError as error:
+            code = "missing_column" if missing else "wrong_type"
+            self._misfits.setdefault(
+                column.name,
+                Breach(
+                    column=column.name, code=code, count=len(table), rows=(), advice=str(error)
+                ),
+            )
+            return {}
+        return cells
+
+    def _check(
+        self, kept: dict[str, pa.Array], column: ColumnContract, names: Sequence[object]
+    ) -> None:
+        cells = kept[column.name]
+        if column.kind == "key":
+            self._note(column.name, "null_key", pc.is_null(cells), names)
+            self._hashes.append(hash_keys(cells.drop_null()))
+            return
+        if cells.null_count and column.nulls == "allow":
+            counts = self._tolerated.setdefault(column.name, {})
+            counts["null"] = counts.get("null", 0) + cells.null_count
+        elif cells.null_count and column.kind not in ("label", "carry", "timestamp"):
+            self._note(column.name, "null", pc.is_null(cells), names)
+        if column.categories is not None and not column.other:
+            known = pc.is_in(cells, value_set=pa.array(column.categories, cells.type))
+            unknown = pc.and_(pc.invert(known), pc.is_valid(cells))
+            self._note(column.name, "unknown_category", unknown, names)
+        elif column.indices is not None:
+            bad = _bad_places(cells, kept[column.indices], column.entries)
+            self._note(column.name, "bad_places", bad, names)
+        elif is_number(cells.type) or column.entries > 1:
+            for code, mask in _bad_numbers(cells, column):
+                self._note(column.name, code, mask, names)
+
+    def _note(
+        self,
+        column: str,
+        code: str,
+        mask: pa.Array | npt.NDArray[np.bool_],
+        names: Sequence[object],
+    ) -> None:
+        bad = np.flatnonzero(mask)
+        if not len(bad):
+            return
+        tally = self._found.setdefault((column, code), Tally())
+        tally.count += len(bad)
+        for row in bad[: SHOWN_ROWS - len(tally.rows)]:
+            tally.rows.append(str(names[row]))
+
+    def _is_tolerable(self, column: str, code: str, tally: Tally) -> bool:
+        contract = self.contract[column]
+        return (
+            code == "unknown_category"
+            and contract.kind != "binary"
+            and tally.count <= contract.max_unknown * self.rows
+        )
+
+    def _names_of_rows(self, table: pa.Table) -> Sequence[object]:
+        for name in (self.contract.key, ROW_ID):
+            if name is not None and name in table.column_names:
+                return _Names(table[name])
+        return range(self.rows, self.rows + len(table))
+
+    def _duplicates(self) -> list[Breach]:
+        hashes = np.concatenate(self._hashes) if self._hashes else np.empty(0, np.uint64)
+        order = np.argsort(hashes, kind="stable")
+        again = np.sort(order[1:][hashes[order[1:]] == hashes[order[:-1]]])
+        if not len(again) or self.contract.key is None:
+            return []
+        return [
+            Breach(
+                column=self.contract.key,
+                code="duplicate_key",
+                count=len(again),
+                rows=tuple(f"number {row}" for row in again[:SHOWN_ROWS]),
+                advice=WAYS_OUT["duplicate_key"],
+            )
+        ]
+
+
+def check(table: pa.Table, contract: Contract) -> list[Breach]:
+    """List every way in which a whole table breaks its contract."""
+    checker = Checker(contract)
+    checker.add(table)
+    return checker.breaches()
+
+
+def conform(table: pa.Table, contract: Contract, *, source: str = "the table") -> pa.Table:
+    """Return a whole table as its contract stores it.
+
+    Raises:
+        ContractError: it breaks the contract; lists every breach.
+    """
+    checker = Checker(contract)
+    conformed = checker.add(table)
+    if breaches := checker.breaches():
+        raise ContractError(source, contract, breaches)
+    return conformed
+
+
+class _Names(Sequence[object]):
+    """Keys of rows as text, made only for the few rows that an error shows."""
+
+    def __init__(self, keys: pa.ChunkedArray) -> None:
+        self._keys = keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, row: int) -> str:  # type: ignore[override]
+        return str(self._keys[int(row)].as_py())
+
+
+def _bad_numbers(
+    cells: pa.Array, column: ColumnContract
+) -> list[tuple[str, npt.NDArray[np.bool_]]]:
+    """Pairs of code and mask, one mask entry per row; NaN and null are nobody's breach here."""
+    if column.dtype == "uint8" and column.kind == "pixels" and column.max == 255:
+        return []
+    is_scalar = is_number(cells.type)
+    values = numbers(cells)[:, None] if is_scalar else matrix(cells)
+    if cells.null_count and not is_scalar:
+        values = values.astype(np.float64)
+        values[cells.is_null().to_numpy(zero_copy_only=False)] = np.nan
+    codes: dict[str, Any] = {"infinite": np.isinf(values)}
+    if column.min is not None:
+        codes["below_min"] = values < column.min
+    if column.max is not None:
+        codes["above_max"] = values > column.max
+    if column.kind == "positive":
+        codes["not_positive"] = values <= 0
+    if column.kind == "count":
+        codes["negative"] = values < 0
+        codes["too_large"] = (values > EXACT_IN_FLOAT32) & np.isfinite(values)
+        codes["fraction"] = np.isfinite(values) & (values != np.floor(values))
+    return [(code, mask.any(1)) for code, mask in codes.items()]
+
+
+def _bad_places(counts: pa.Array, places: pa.Array, length: int) -> npt.NDArray[np.bool_]:
+    lengths = [
+        pc.list_value_length(lists).fill_null(-1).to_numpy() for lists in (counts, places)
+    ]
+    bad: npt.NDArray[np.bool_] = lengths[0] != lengths[1]
+    rows = pc.list_parent_indices(places).to_numpy()
+    flat = places.flatten().to_numpy(zero_copy_only=False)
+    bad[rows[(flat < 0) | (flat >= length)]] = True
+    rows = pc.list_parent_indices(counts).to_numpy()
+    values = numbers(counts.flatten())
+    bad[rows[~(values >= 0) | (values > EXACT_IN_FLOAT32)]] = True
+    return bad
