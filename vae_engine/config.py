@@ -9,7 +9,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 LIKELIHOODS = (
     "bernoulli",
@@ -135,7 +135,7 @@ class Column:
         refuse(f"column {self.name!r}", faults)
 
     @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any], *, source: str) -> Self:
+    def from_mapping(cls, mapping: Mapping[str, Any], *, source: str) -> "Column":
         """Build a column from parsed JSON or TOML. A key we do not know is an error."""
         return cls(**known_keys(cls, mapping, source))
 
@@ -179,7 +179,7 @@ class ModelConfig:
         return tuple(sum(widths[:k]) for k in range(len(widths)))
 
     @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any], *, source: str) -> Self:
+    def from_mapping(cls, mapping: Mapping[str, Any], *, source: str) -> "ModelConfig":
         """Build a configuration from parsed JSON or TOML. A key we do not know is an error."""
         arguments = known_keys(cls, mapping, source)
         columns = tuple(
@@ -236,7 +236,7 @@ class TrainingPlan:
         return self.epochs * -(-rows // self.batch_rows)
 
     @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any], *, source: str) -> Self:
+    def from_mapping(cls, mapping: Mapping[str, Any], *, source: str) -> "TrainingPlan":
         """Build a plan from parsed TOML. A key we do not know is an error."""
         return cls(**known_keys(cls, mapping, source))
 

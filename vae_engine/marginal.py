@@ -94,7 +94,12 @@ def estimate_log_marginal(
 
     Grey pixels are binarized by (seed, row key) where the model says so. The estimate of a row
     is the same, up to rounding, for any order of rows and any chunk sizes.
+
+    Raises:
+        ValueError: no rows came in.
     """
+    if not len(x):
+        raise ValueError("estimate_log_marginal needs at least one row; got none")
     parts = []
     for start in range(0, len(x), rows_per_chunk):
         rows, keys = x[start : start + rows_per_chunk], row_keys[start : start + rows_per_chunk]

@@ -5,7 +5,6 @@ models the marginals and no step is spent on finding them (Burda et al. 2016 do 
 """
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -24,7 +23,7 @@ class Statistics:
     grey: tuple[str, ...]  # bernoulli columns that hold more than their two extremes
 
     @classmethod
-    def of(cls, config: ModelConfig, x: Tensor) -> Self:
+    def of(cls, config: ModelConfig, x: Tensor) -> "Statistics":
         """Measure training rows (rows, features), or a sample of them, in float64."""
         mean, stddev = torch.zeros(config.features), torch.ones(config.features)
         frequencies: list[Tensor | None] = []

@@ -1,0 +1,143 @@
+"""Densities against `torch.distributions`, and sums and integrals to one."""
+
+import math
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor, distributions
+
+from tests.exact import draws
+from tests.mutants import mutant
+from vae_engine import densities
+
+close = torch.testing.assert_close
+LOGITS = draws(7, seed=1) * 3
+COUNTS = torch.arange(9.0, dtype=torch.float64)
+
+
+def bernoulli(d: ModuleType) -> None:
+    x = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0], dtype=torch.float64)
+    close(d.bernoulli(x, LOGITS), distributions.Bernoulli(logits=LOGITS).log_prob(x))
+    far = torch.tensor([-800.0, 800.0], dtype=torch.float64)  # B22: no probability is clamped
+    close(d.bernoulli(torch.tensor([1.0, 0.0]).double(), far), -far.abs())
+
+
+def normal(d: ModuleType) -> None:
+    x, mean, log_scale = draws(3, 7, seed=2)
+    close(
+        d.normal(x, mean, log_scale),
+        distributions.Normal(mean, log_scale.exp()).log_prob(x),
+    )
+    close(d.standard_normal(x), distributions.Normal(0.0, 1.0).log_prob(x))
+
+
+def student_t(d: ModuleType) -> None:
+    x, mean, log_scale, log_freedom = draws(4, 7, seed=3)
+    freedom = 1 + log_freedom.exp()
+    expected = distributions.StudentT(freedom, mean, log_scale.exp()).log_prob(x)
+    close(d.student_t(x, freedom, mean, log_scale), expected)
+
+
+def poisson(d: ModuleType) -> None:
+    log_rate = draws(4, 1, seed=4)
+    close(d.poisson(COUNTS, log_rate), distributions.Poisson(log_rate.exp()).log_prob(COUNTS))
+
+
+def negative_binomial(d: ModuleType) -> None:
+    log_mean, log_total = draws(2, 4, 1, seed=5)
+    expected = distributions.NegativeBinomial(log_total.exp(), logits=log_mean - log_total)
+    close(d.negative_binomial(COUNTS, log_mean, log_total), expected.log_prob(COUNTS))
+
+
+def ordinal(d: ModuleType) -> None:
+    location, thresholds = draws(5, seed=6), torch.tensor([-1.0, 0.2, 0.3, 4.0]).double()
+    log_masses = d.ordinal_logits(location, thresholds)
+    below = (thresholds - location[:, None]).sigmoid()
+    edges = torch.cat([torch.zeros(5, 1), below, torch.ones(5, 1)], -1)
+    close(log_masses.exp(), edges.diff(dim=-1))
+    close(log_masses.logsumexp(-1), torch.zeros(5).double())
+
+
+LAWS = [bernoulli, normal, student_t, poisson, negative_binomial, ordinal]
+
+MUTANTS = {
+    "bernoulli: softplus added": (
+        "x * logits - functional.softplus(logits)\n\n",
+        "x * logits + functional.softplus(logits)\n\n",
+    ),
+    "normal: constant dropped (B4)": ("- log_scale - 0.5 * LOG_2PI", "- log_scale"),
+    "normal: scale outside the square (B11)": (
+        "((x - mean) * (-log_scale).exp()).square() - log_scale",
+        "(x - mean).square() * (-log_scale).exp() - log_scale",
+    ),
+    "normal: log scale dropped": (
+        ".square() - log_scale - 0.5 * LOG_2PI",
+        ".square() - 0.5 * LOG_2PI",
+    ),
+    "standard normal: constant dropped": ("-0.5 * (x.square() + LOG_2PI)", "-0.5 * x.square()"),
+    "student: log scale dropped": ("constant - log_scale - half", "constant - half"),
+    "student: freedom not under the square": (
+        "standardized.square() / freedom)",
+        "standardized.square())",
+    ),
+    "poisson: factorial dropped": ("log_rate.exp() - torch.lgamma(x + 1)", "log_rate.exp()"),
+    "negative binomial: x not among the failures": (
+        "- (x + total) * functional",
+        "- total * functional",
+    ),
+    "negative binomial: total upside down": (
+        "log_mean - log_total\n",
+        "log_mean + log_total\n",
+    ),
+    "ordinal: widths dropped": ("middle + widths", "middle"),
+}
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_density_is_that_of_torch(law: object) -> None:
+    assert callable(law)
+    law(densities)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_every_mutant_breaks_a_law(name: str) -> None:
+    changed = mutant(densities, *MUTANTS[name])
+    broken = 0
+    for law in LAWS:
+        try:
+            law(changed)
+        except AssertionError:
+            broken += 1
+
+    assert broken
+
+
+def integral(log_density: Tensor, step: float) -> float:
+    return log_density.exp().sum().item() * step
+
+
+def test_densities_integrate_to_one() -> None:
+    grid = torch.arange(-4000.0, 4000.0, 0.01, dtype=torch.float64)
+    one, half = torch.tensor(1.0).double(), torch.tensor(0.5).double()
+
+    assert integral(densities.normal(grid, one, half), 0.01) == pytest.approx(1)
+    # Tails of t beyond 4000 hold less than 1e-10 of the mass at 3 degrees of freedom.
+    assert integral(densities.student_t(grid, 3 * one, one, half), 0.01) == pytest.approx(1)
+
+
+def test_masses_sum_to_one() -> None:
+    counts, one = torch.arange(3000.0, dtype=torch.float64), torch.tensor(1.0).double()
+
+    assert integral(densities.poisson(counts, 2 * one), 1) == pytest.approx(1)
+    assert integral(densities.negative_binomial(counts, 2 * one, -one), 1) == pytest.approx(1)
+    assert integral(densities.bernoulli(counts[:2], 2 * one), 1) == pytest.approx(1)
+
+
+def test_a_far_ordinal_location_keeps_a_finite_mass() -> None:
+    thresholds = torch.tensor([0.0, 1.0])
+    log_masses = densities.ordinal_logits(torch.tensor([-200.0, 200.0]), thresholds)
+
+    assert log_masses.isfinite().all()
+    assert log_masses[0, 2].item() == pytest.approx(-201)
+    assert log_masses[1, 1].item() == pytest.approx(-199 + math.log(1 - math.exp(-1)))
