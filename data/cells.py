@@ -77,3 +77,18 @@ def list_lengths(array: pa.Array) -> pa.Array:
     if is_bytes(array.type):
         return pa.repeat(array.type.byte_width, len(array))
     return pc.list_value_length(array)
+
+
+def rows_within(schema: pa.Schema, size_bytes: int) -> int:
+    """Return how many rows of `schema` take about `size_bytes` in memory; one at least."""
+    return max(1, size_bytes // max(1, sum(map(_cell_bytes, schema.types))))
+
+
+def _cell_bytes(kind: pa.DataType) -> int:
+    if pa.types.is_fixed_size_list(kind):
+        return int(kind.list_size * _cell_bytes(kind.value_type))
+    if is_bytes(kind):
+        return int(kind.byte_width)
+    if is_number(kind):
+        return max(1, int(kind.bit_width // 8))
+    return 1024 if pa.types.is_nested(kind) else 64

@@ -4,6 +4,7 @@ A breach names a column, what is wrong, how many cells, up to five rows (by key 
 one), and the way out. It shows no cell: errors travel to logs and trackers where data must not.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,7 +87,7 @@ class Checker:
         self.rows = 0
         self.extra: list[str] = []
         self._found: dict[tuple[str, str], Tally] = {}
-        self._tolerated: dict[str, dict[str, int]] = {}
+        self._nulls: Counter[str] = Counter()
         self._misfits: dict[str, Breach] = {}
         self._hashes: list[npt.NDArray[np.uint64]] = []
 
@@ -126,13 +127,18 @@ class Checker:
         found = sorted([*self._misfits.values(), *found], key=lambda b: order.index(b.column))
         return found + self._duplicates()
 
-    def tolerated(self) -> dict[str, dict[str, int]]:
-        """Count, per column, what a policy lets pass: nulls and unseen categories."""
-        counts = {column: dict(codes) for column, codes in self._tolerated.items()}
+    def tolerated(self) -> dict[str, int]:
+        """Count what a policy lets pass, as "<column>.null" and "<column>.unknown"."""
+        counts = {f"{column}.null": count for column, count in self._nulls.items()}
         for (column, code), tally in self._found.items():
             if self._is_tolerable(column, code, tally):
-                counts.setdefault(column, {})[code] = tally.count
+                counts[f"{column}.unknown"] = tally.count
         return counts
+
+    @property
+    def failed(self) -> bool:
+        """Whether a breach is certain already, whatever the rows to come."""
+        return bool(self._misfits) or any(code != "unknown_category" for _, code in self._found)
 
     def _conform(self, table: pa.Table, column: ColumnContract) -> dict[str, pa.Array]:
         missing = [source for source in column.sources if source not in table.column_names]
@@ -164,8 +170,7 @@ class Checker:
             self._hashes.append(hash_keys(cells.drop_null()))
             return
         if cells.null_count and column.nulls == "allow":
-            counts = self._tolerated.setdefault(column.name, {})
-            counts["null"] = counts.get("null", 0) + cells.null_count
+            self._nulls[column.name] += cells.null_count
         elif cells.null_count and column.kind not in ("label", "carry", "timestamp"):
             self._note(column.name, "null", pc.is_null(cells), names)
         if column.categories is not None and not column.other:

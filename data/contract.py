@@ -159,6 +159,11 @@ class Contract:
         """The columns that a snapshot stores: all that are not ignored."""
         return tuple(column for column in self.columns if column.kind != "ignore")
 
+    @cached_property
+    def inputs(self) -> Self:
+        """The contract of the model's input alone: what raw rows need to be encoded."""
+        return replace(self, columns=self.encoded)
+
     @property
     def key(self) -> str | None:
         """The name of the key column, if the source has one."""

@@ -19,9 +19,10 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from data.cells import rows_within
 from data.publication import file_digest
 
-READ_BYTES = 8 << 20
+READ_BYTES = 16 << 20
 READ_ROWS = 65_536
 WIDER = {"null": "int64", "int64": "double"}  # anything else widens to string
 
@@ -84,9 +85,11 @@ def _open_parquet(path: Path) -> Opened:
     with pq.ParquetFile(path) as file:
         schema = file.schema_arrow
 
+    rows = min(READ_ROWS, rows_within(schema, READ_BYTES))
+
     def read() -> Iterator[pa.RecordBatch]:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            yield from file.iter_batches(batch_size=READ_ROWS)
+            yield from file.iter_batches(batch_size=rows)
 
     return schema, read
 
@@ -217,13 +220,14 @@ def _columns(arrays: dict[str, np.ndarray], path: Path) -> Opened:
         )
         return pa.record_batch(list(cells.values()), schema=schema)
 
-    total = next(iter(lengths.values()))
+    total, schema = next(iter(lengths.values())), batch(0, 0).schema
+    rows = min(READ_ROWS, rows_within(schema, READ_BYTES))
 
     def read() -> Iterator[pa.RecordBatch]:
-        for start in range(0, total, READ_ROWS):
-            yield batch(start, min(start + READ_ROWS, total))
+        for start in range(0, total, rows):
+            yield batch(start, min(start + rows, total))
 
-    return batch(0, 0).schema, read
+    return schema, read
 
 
 def _cells(array: np.ndarray) -> pa.Array:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from data.cells import is_bytes, is_list
 from data.contract import (
+    ENCODED_KINDS,
     KINDS,
     TIMESTAMP,
     ColumnContract,
@@ -22,6 +23,7 @@ from data.contract import (
     near_miss,
     refuse_unknown,
 )
+from data.formats import SourceError
 from data.guesses import Seen, declared_shape, guess, square_shape
 from data.survey import TOP, Survey
 
@@ -41,7 +43,8 @@ def infer_contract(
     """Guess the contract of a surveyed table; `overrides` maps columns to settings.
 
     Raises:
-        SpecError: a setting names an unknown column or key, or no column can be encoded.
+        SpecError: a setting names an unknown column or key.
+        SourceError: no column can be encoded; says why of each.
     """
     settings = {column: dict(given) for column, given in (overrides or {}).items()}
     for kind, column in (("key", key), ("label", label)):
@@ -67,6 +70,12 @@ def infer_contract(
         )
         columns.append(_column(seen, settings.get(profile.name, {}), survey))
         taken.setdefault(columns[-1].kind, profile.name)
+    if not any(column.kind in ENCODED_KINDS for column in columns):
+        reasons = "".join(f"\n  {c.name}: {c.kind}, {c.why}" for c in columns)
+        raise SourceError(
+            f"{name!r} has no usable column:{reasons}\n"
+            f"Add a column that varies from row to row, or give one its kind."
+        )
     return Contract(name=name, columns=tuple(columns))
 
 

@@ -5,6 +5,7 @@ entries are the same in any table, any order and any batch.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -17,6 +18,7 @@ import pyarrow as pa
 from data.contract import OTHER, Contract
 from data.encoding import CODED_KINDS, SCALED_KINDS, EncodedColumn, decode, encode, unfitted
 from data.publication import check_format, digest_of
+from data.snapshot import Snapshot
 
 FORMAT, VERSION = "latent-features/preprocessor", 1
 
@@ -25,14 +27,14 @@ SLICE_ENTRIES = 2**22  # how much is dense at a time while fitting
 
 @dataclass(frozen=True)
 class Encoded:
-    """The model's input, and per column how many cells a policy dealt with.
+    """The model's input, and how many cells a policy dealt with, as "<column>.<policy>".
 
     `null`: not observed. `unknown`: a category never seen in training, NaN in `x` like a null.
     `other`: a rare category. `overflow`: too far out for float32, NaN in `x`.
     """
 
     x: npt.NDArray[Any]
-    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +64,13 @@ class Preprocessor:
         """Encode a conformed table (see `data.checking.conform`), row by row."""
         cells = _chunks_joined(table)
         x = np.empty((len(table), self.features), self.dtype)
-        counts = {}
+        counts: Counter[str] = Counter()
         for column in self.columns:
             part = x[:, column.start : column.start + column.width]
             with np.errstate(over="ignore"):
                 part[...] = encode(column, cells)
-            if not column.is_bytes and (found := _counted(column, cells[column.name], part)):
-                counts[column.name] = found
+            if not column.is_bytes:
+                counts.update(_counted(column, cells[column.name], part))
         return Encoded(x, counts)
 
     def inverse(self, x: npt.NDArray[Any]) -> pa.Table:
@@ -136,6 +138,11 @@ def fit(batches: Iterable[pa.Table | pa.RecordBatch], contract: Contract) -> Pre
         )
     fitted = map(_fitted, columns, moments)
     return Preprocessor(columns=tuple(fitted), contract_digest=contract.digest, rows=rows)
+
+
+def fit_preprocessor(snapshot: Snapshot) -> Preprocessor:
+    """Fit the encodings to the train rows of a snapshot, and to no other."""
+    return fit(snapshot.batches(split="train"), snapshot.contract)
 
 
 class EntryMoments:
@@ -213,7 +220,7 @@ def _counted(
         overflow = np.isinf(part)
         part[overflow] = np.nan
         counts["overflow"] = int(overflow.sum())
-    return {code: count for code, count in counts.items() if count}
+    return {f"{column.name}.{code}": count for code, count in counts.items() if count}
 
 
 def _chunks_joined(table: pa.Table | pa.RecordBatch) -> dict[str, pa.Array]:

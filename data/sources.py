@@ -10,13 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.cells import value_type
+from data.cells import rows_within, value_type
 from data.content import content_digest
 from data.contract import ROW_ID
 from data.formats import Reader, SourceError, open_file
 from data.publication import digest_of
 
 BATCH_ROWS = 131_072
+BATCH_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,11 @@ class Source:
         return digest_of([[reader.name, reader.digest()] for reader in self.readers])
 
     def batches(
-        self, rows: int = BATCH_ROWS, *, row_id: bool = False
+        self, rows: int | None = None, *, row_id: bool = False
     ) -> Iterator[pa.RecordBatch]:
         """Yield all rows in order, `rows` at a time (fewer only at the end).
+
+        Without `rows`, as many as take a moderate amount of memory.
 
         With `row_id` there is one more column, made of file name and position.
 
@@ -47,7 +50,7 @@ class Source:
             SourceError: a file turns out to be damaged.
         """
         stream = (batch for reader in self.readers for batch in _plain(reader, row_id=row_id))
-        return rebatched(stream, rows)
+        return rebatched(stream, rows or min(BATCH_ROWS, rows_within(self.schema, BATCH_BYTES)))
 
 
 def open_source(source: str | Path | Any) -> Source:

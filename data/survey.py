@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.cells import is_bytes, is_list, is_number, list_lengths, matrix, numbers
+from data.cells import is_bytes, is_list, is_number, list_lengths, matrix, numbers, rows_within
 from data.profile import ColumnProfile, Profile
 
 SAMPLE_ROWS = 8192
@@ -183,7 +183,7 @@ class Survey:
         self.schema = schema
         self.columns = [ColumnSurvey(column.name, column.type) for column in schema]
         self.next_row = self.first_row = first_row
-        self._limit = _sample_rows(schema)
+        self._limit = min(SAMPLE_ROWS, max(256, rows_within(schema, SAMPLE_BYTES)))
         self._ranks = np.empty(0, np.uint64)
         self.sample: pa.Table = schema.empty_table()
 
@@ -328,22 +328,6 @@ def _span(one: tuple[int, int] | None, other: tuple[int, int] | None) -> tuple[i
     if one is None or other is None:
         return one or other
     return min(one[0], other[0]), max(one[1], other[1])
-
-
-def _sample_rows(schema: pa.Schema) -> int:
-    return int(
-        np.clip(SAMPLE_BYTES // max(1, sum(map(_cell_bytes, schema.types))), 256, SAMPLE_ROWS)
-    )
-
-
-def _cell_bytes(kind: pa.DataType) -> int:
-    if pa.types.is_fixed_size_list(kind):
-        return int(kind.list_size * _cell_bytes(kind.value_type))
-    if is_bytes(kind):
-        return int(kind.byte_width)
-    if is_number(kind):
-        return max(1, int(kind.bit_width // 8))
-    return 1024 if pa.types.is_nested(kind) else 64
 
 
 def _rank(positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
