@@ -22,13 +22,13 @@ def encode(
     row's features depend neither on its neighbours nor on how many rows there are. Grey
     pixels are given as they are; see `vae_engine.binarization`.
     """
-    means, stddevs = [x.new_empty(0, model.latents, dtype=torch.float32)], []
-    stddevs.append(means[0])
-    for rows in x.split(batch_rows):
+    mean, stddev = torch.empty(len(x), model.latents), torch.empty(len(x), model.latents)
+    for start in range(0, len(x), batch_rows):
+        rows = x[start : start + batch_rows]
         filled = rows
         if len(rows) < batch_rows:
             filled = torch.cat([rows, rows[-1:].expand(batch_rows - len(rows), -1)])
         q = model.posterior(filled.to(device))
-        means.append(q.mean[: len(rows)].float().cpu())
-        stddevs.append(q.stddev[: len(rows)].float().cpu())
-    return torch.cat(means), torch.cat(stddevs)
+        mean[start : start + len(rows)] = q.mean[: len(rows)]
+        stddev[start : start + len(rows)] = q.stddev[: len(rows)]
+    return mean, stddev

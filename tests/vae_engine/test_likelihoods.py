@@ -1,0 +1,197 @@
+"""Rows of mixed columns: masses, units, missing cells, and where the decoder starts."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.vae_engine.rows import MIXED, PICTURE, random_model, sampled, table
+from vae_engine.config import Column, ModelConfig
+from vae_engine.likelihoods.rows import RowLikelihood
+from vae_engine.model import VAE, build_model
+from vae_engine.statistics import Statistics
+
+close = torch.testing.assert_close
+
+
+def one(column: Column) -> VAE:
+    return random_model(ModelConfig(columns=(column,), latents=2, hidden=(8,))).double()
+
+
+def z(rows: int, latents: int = 2) -> Tensor:
+    return torch.randn(1, rows, latents, generator=torch.Generator().manual_seed(5)).double()
+
+
+@pytest.mark.parametrize(
+    "column",
+    [c for c in MIXED if c.likelihood in ("categorical", "ordinal", "bernoulli", "poisson")]
+    + [c for c in MIXED if c.likelihood == "negative_binomial"],
+    ids=lambda column: column.likelihood,
+)
+def test_masses_sum_to_one(column: Column) -> None:
+    values = column.categories or (2 if column.likelihood == "bernoulli" else 4000)
+    x = torch.arange(values, dtype=torch.float64)[:, None]
+    model = one(column)
+
+    log_mass = model.log_likelihood(x, z(1).expand(1, values, 2))
+    assert log_mass.exp().sum().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", ["age", "change", "income"])
+def test_densities_integrate_to_one_in_the_units_of_the_column(name: str) -> None:
+    """B23: over values, not over what they were standardized to."""
+    column = next(c for c in MIXED if c.name == name)
+    encoded = torch.linspace(-60, 60, 400_001, dtype=torch.float64)[:, None]
+    value = (
+        float(torch.as_tensor(column.shift)) + float(torch.as_tensor(column.scale)) * encoded
+    )
+    value = value.exp() if column.likelihood == "log_normal" else value
+    density = one(column).log_likelihood(encoded, z(1).expand(1, len(encoded), 2))[0].exp()
+
+    assert torch.trapezoid(density, value[:, 0]).item() == pytest.approx(1, abs=2e-4)
+
+
+def test_the_likelihood_does_not_depend_on_how_a_column_was_standardized() -> None:
+    """B23: the same values under two encodings, with decoders that say the same of them."""
+    plain = Column(name="a", likelihood="gaussian")
+    scaled = Column(name="a", likelihood="gaussian", shift=3.0, scale=2.0)
+    left, right = one(plain), one(scaled)
+    right.load_state_dict(left.state_dict())
+    with torch.no_grad():  # mean' = (mean - shift) / scale, s' = s / scale, floor and all
+        right.tail.weight /= 2
+        right.tail.bias.copy_((left.tail.bias - 3) / 2)
+        for model, scale in ((left, 2.0), (right, 1.0)):
+            model.get_submodule("likelihood.blocks.0.family.log_scale").floor = 0.0  # type: ignore[assignment]
+            model.get_parameter("likelihood.blocks.0.family.log_scale.raw").fill_(
+                math.log(scale)
+            )
+    value = torch.tensor([[2.0], [5.5]], dtype=torch.float64)
+
+    close(left.log_likelihood(value, z(2)), right.log_likelihood((value - 3) / 2, z(2)))
+
+
+def test_a_row_is_the_sum_of_its_columns() -> None:
+    model, x = random_model(table()), sampled(table(), 20)
+    draws = torch.randn(4, 20, 3, generator=torch.Generator().manual_seed(1))
+    by_column = model.log_likelihood_per_column(x, draws)
+
+    assert by_column.shape == (4, 20, len(MIXED))
+    close(by_column.sum(-1), model.log_likelihood(x, draws))
+
+
+def test_columns_come_back_in_their_order() -> None:
+    """Families gather their columns; each column's number is that of the column alone."""
+    model, x = random_model(table()), sampled(table(), 6)
+    draws = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(1))
+    by_column = model.log_likelihood_per_column(x, draws)
+    for k, (column, start) in enumerate(zip(MIXED, table().starts, strict=True)):
+        changed = x.clone()
+        changed[:, start] = 1 - changed[:, start].clamp(0, 1)
+        moved = (model.log_likelihood_per_column(changed, draws) != by_column).any(0).any(0)
+        assert moved.nonzero().flatten().tolist() in ([k], []), column.name
+
+
+def test_the_value_behind_a_missing_cell_changes_nothing() -> None:
+    """The bound is that of the observed cells: NaN adds 0 and its neighbours stay as they are."""
+    model, x = random_model(table()), sampled(table(), 10)
+    draws = torch.randn(2, 10, 3, generator=torch.Generator().manual_seed(1))
+    whole = model.log_likelihood_per_column(x.nan_to_num(0.0), draws)
+    for entry in range(table().features):
+        holed = x.nan_to_num(0.0)
+        holed[:, entry] = torch.nan
+        by_column = model.log_likelihood_per_column(holed, draws)
+        assert by_column.isfinite().all()
+        lost = [k for k, s in enumerate(table().starts) if s <= entry][-1]
+        kept = [k for k in range(len(MIXED)) if k != lost]
+        close(by_column[..., kept], whole[..., kept])
+        if MIXED[lost].width == 1:
+            assert (by_column[..., lost] == 0).all()
+        assert model.posterior(holed).mean.isfinite().all()
+
+
+def test_gradients_pass_around_a_missing_cell() -> None:
+    model, x = build_model(table(), seed=0), sampled(table(), 10)
+    x[:, :] = torch.where(
+        torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.3, torch.nan, x
+    )
+    model.log_likelihood(x, model.posterior(x).mean[None]).sum().backward()
+
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_the_decoder_starts_at_the_train_marginals() -> None:
+    """The mean of the first reconstruction is the mean of the train rows, where it is a number."""
+    x = sampled(table(), 4000)
+    statistics = Statistics.of(table(), x)
+    likelihood = RowLikelihood(table(), statistics)
+    start = likelihood.mean(likelihood.initial_outputs().expand(1, 1, -1))[0, 0]
+    numbers = [k for k, c in enumerate(MIXED[:-1]) if not c.categories]
+
+    close(start[numbers], statistics.mean[numbers], rtol=1e-4, atol=1e-4)
+    observed = x[:, 3]
+    ordinal = likelihood.log_prob_per_column(
+        x, likelihood.initial_outputs().expand(1, len(x), -1)
+    )
+    shares = torch.bincount(observed.long(), minlength=4) / len(x)
+    entropy = -(shares * shares.log()).nan_to_num(0.0).sum()
+    close(-ordinal[0, :, 3].mean(), entropy, rtol=0.01, atol=0.0)
+
+
+def test_sampled_cells_have_the_moments_that_are_modelled() -> None:
+    """See Note [Statistical tests]: 60,000 draws of one row; z = 4 for eleven cells. A Student's
+    t of 5 degrees of freedom has variance 5/3 of its squared scale."""
+    model = random_model(table())
+    point = torch.zeros(1, 60_000, 3)
+    outputs = model.decode(point).detach()
+    cells = model.likelihood.sample(outputs, torch.Generator().manual_seed(4))[0]
+    for entry in (0, 2, 4, 5, 6, 7, 8, 9, 10):
+        expected = model.likelihood.mean(outputs[:, :1])[0, 0, entry]
+        stderr = cells[:, entry].std() / math.sqrt(60_000)
+        assert abs(cells[:, entry].mean() - expected) < 4 * stderr, entry
+    for entry, column, categories in ((1, 1, 5), (3, 3, 4)):
+        shares = torch.bincount(cells[:, entry].long(), minlength=categories) / 60_000
+        x = torch.zeros(categories, table().features)
+        x[:, entry] = torch.arange(categories)
+        log_mass = model.log_likelihood_per_column(x, torch.zeros(1, categories, 3))[
+            0, :, column
+        ]
+        close(shares, log_mass.exp(), rtol=0, atol=4 * 0.5 / math.sqrt(60_000))
+
+
+def test_pixels_are_measured_in_intensities() -> None:
+    """A Gaussian column of pixels 0..255 has the density of x / 255, and its mean is in (0, 1)."""
+    column = Column(name="i", likelihood="gaussian", width=12, scale=255.0, image=(4, 3, 1))
+    unit = Column(name="i", likelihood="gaussian", width=12, scale=1.0, image=(4, 3, 1))
+    left, right = one(column), one(unit)
+    right.load_state_dict(left.state_dict())
+    x = torch.randint(0, 256, (5, 12), generator=torch.Generator().manual_seed(1)).double()
+
+    close(left.log_likelihood(x, z(5)), right.log_likelihood(x / 255, z(5)))
+    close(left.posterior(x).mean, right.posterior(x / 255).mean)
+    assert ((left.reconstruct(z(5)[0]) > 0) & (left.reconstruct(z(5)[0]) < 255)).all()
+
+
+def test_a_constant_column_does_not_make_the_density_grow_without_limit() -> None:
+    column = Column(name="a", likelihood="gaussian")
+    config = ModelConfig(columns=(column,), latents=2, hidden=(8,))
+    model = build_model(config, seed=0, statistics=Statistics.of(config, torch.zeros(50, 1)))
+    with torch.no_grad():
+        model.get_parameter("likelihood.blocks.0.family.log_scale.raw").fill_(-1e9)
+
+    best = model.log_likelihood(model.reconstruct(torch.zeros(1, 2)), torch.zeros(1, 1, 2))
+    assert best.item() == pytest.approx(-math.log(0.01) - 0.5 * math.log(2 * math.pi), rel=1e-4)
+
+
+def test_eight_bit_pixels_are_the_same_as_floats() -> None:
+    model = one(PICTURE).float()
+    x = (
+        torch.randint(
+            0, 2, (5, 12), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
+        )
+        * 255
+    )
+
+    draws = torch.zeros(1, 5, 2)
+    assert torch.equal(model.log_likelihood(x, draws), model.log_likelihood(x.float(), draws))
+    assert torch.equal(model.posterior(x).mean, model.posterior(x.float()).mean)

@@ -1,0 +1,171 @@
+"""Training: the same state gives the same numbers, whatever happened in between."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.vae_engine.rows import grey, pictures, plan, sampled, table
+from vae_engine import checkpoint
+from vae_engine.evaluation import evaluate
+from vae_engine.model import VAE
+from vae_engine.statistics import Statistics
+from vae_engine.training import (
+    Batch,
+    DivergedError,
+    StepReport,
+    TrainState,
+    batch_indices,
+    fit,
+    minibatches,
+    new_state,
+    train_step,
+)
+
+KEYS = torch.arange(100)
+
+
+def trained(x: Tensor, state: TrainState) -> TrainState:
+    for _ in fit(state, minibatches(x, state.plan, start_step=state.step)):
+        pass
+    return state
+
+
+def weights(model: VAE) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not() -> None:
+    x = sampled(table(), 50)
+    one, two, other = (
+        weights(trained(x, new_state(table(), plan(seed=s))).model) for s in (1, 1, 2)
+    )
+
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+
+
+def test_resuming_in_the_middle_of_an_epoch_equals_going_straight_through(
+    tmp_path: Path,
+) -> None:
+    """B26, B27: 50 rows in batches of 16 make epochs of four steps; the run dies after six."""
+    x = sampled(table(), 50)
+    straight = trained(x, new_state(table(), plan(steps=20)))
+    first = trained(x, new_state(table(), plan(steps=6)))
+    checkpoint.save(tmp_path, first, {})
+    resumed = new_state(table(), plan(steps=20))
+    checkpoint.load_latest(tmp_path, resumed)
+    trained(x, resumed)
+
+    assert resumed.step == 20
+    assert torch.equal(weights(resumed.model), weights(straight.model))
+
+
+def test_training_raises_the_bound() -> None:
+    x = grey(100)
+    state = new_state(pictures(), plan(steps=300), Statistics.of(pictures(), x))
+    before = evaluate(state.model, [(x, KEYS)], samples=20, seed=0).elbo
+    after = evaluate(trained(x, state).model, [(x, KEYS)], samples=20, seed=0).elbo
+
+    assert after.mean > before.mean + 5 * before.stderr
+
+
+def test_an_epoch_is_a_permutation_of_all_rows_and_a_function_of_seed_and_epoch() -> None:
+    """B27: the order differs between epochs and the short last batch is not dropped."""
+    epoch = [batch.tolist() for batch in batch_indices(50, 16, seed=1, epoch=0)]
+
+    assert [len(batch) for batch in epoch] == [16, 16, 16, 2]
+    assert sorted(row for batch in epoch for row in batch) == list(range(50))
+    assert epoch == [batch.tolist() for batch in batch_indices(50, 16, seed=1, epoch=0)]
+    assert epoch[2:] == [
+        b.tolist() for b in batch_indices(50, 16, seed=1, epoch=0, start_step=2)
+    ]
+    assert epoch != [batch.tolist() for batch in batch_indices(50, 16, seed=1, epoch=1)]
+    assert epoch != [batch.tolist() for batch in batch_indices(50, 16, seed=2, epoch=0)]
+
+
+def test_a_run_has_as_many_steps_as_its_plan() -> None:
+    x = grey(50)
+
+    assert len(list(minibatches(x, plan(steps=7)))) == 7
+    assert len(list(minibatches(x, plan(steps=None, epochs=2)))) == 8
+    assert len(list(minibatches(x, plan(steps=7), start_step=5))) == 2
+    assert not list(minibatches(x, plan(steps=7), start_step=7))
+
+
+def test_fewer_rows_than_a_batch_still_train() -> None:
+    x = grey(5)
+    state = trained(x, new_state(pictures(), plan(steps=None, epochs=3)))
+
+    assert state.step == 3
+
+
+def test_the_loss_does_not_depend_on_how_often_a_row_is_repeated() -> None:
+    """B5: a batch of the same rows twice has the same mean bound; the noise is the same too."""
+    x = sampled(table(), 8)
+    state, again = (new_state(table(), plan()) for _ in range(2))
+    one = train_step(state, Batch(x[:1]), report=True)
+    other = train_step(again, Batch(x[:1]), report=True)
+
+    assert one == other
+    assert isinstance(one, StepReport)
+    assert one.objective_nats == pytest.approx(one.elbo_nats, rel=1e-5)
+    assert one.elbo_nats == pytest.approx(one.log_likelihood_nats - one.kl_nats, rel=1e-5)
+
+
+def test_reports_come_every_so_many_steps() -> None:
+    state = new_state(pictures(), plan(steps=20))
+
+    steps = [r.step for r in fit(state, minibatches(grey(50), state.plan), report_every=6)]
+    assert steps == [6, 12, 18]
+
+
+def test_a_number_that_is_not_finite_stops_before_the_step_and_says_where() -> None:
+    x = sampled(table(), 16)
+    x[4, 7] = torch.inf
+    state = new_state(table(), plan())
+    before = weights(state.model)
+
+    with pytest.raises(DivergedError) as caught:
+        train_step(state, Batch(x))
+    message = str(caught.value)
+    assert "training diverged at step 1: objective" in message
+    assert "worst columns: change (-inf)" in message or "worst columns: change (nan)" in message
+    assert "worst rows of the batch: 4 (" in message
+    assert torch.equal(weights(state.model), before)
+    assert state.step == 0
+
+
+def test_a_gradient_is_clipped_to_its_norm() -> None:
+    x = sampled(table(), 16)
+    free, clipped = (new_state(table(), plan(clip_norm=c)) for c in (None, 1e-3))
+    one = train_step(free, Batch(x), report=True)
+    other = train_step(clipped, Batch(x), report=True)
+
+    assert one is not None
+    assert other is not None
+    assert one.grad_norm == other.grad_norm  # what is reported is the norm before clipping
+    squares = sum(
+        p.grad.square().sum() for p in clipped.model.parameters() if p.grad is not None
+    )
+    assert float(squares) ** 0.5 == pytest.approx(1e-3, rel=1e-4)
+
+
+@pytest.mark.parametrize("objective", ["elbo", "elbo_sampled", "iwae"])
+def test_every_objective_trains(objective: str) -> None:
+    x = sampled(table(), 50)
+    state = new_state(table(), plan(objective=objective, samples=3), Statistics.of(table(), x))
+    first, *_, last = fit(state, minibatches(x, state.plan), report_every=1)
+
+    assert last.elbo_nats > first.elbo_nats
+
+
+def test_half_precision_keeps_densities_in_full() -> None:
+    x = sampled(table(), 16)
+    full, half = (new_state(table(), plan(precision=p)) for p in ("float32", "bfloat16"))
+    exact, rough = (train_step(s, Batch(x), report=True) for s in (full, half))
+
+    assert exact is not None
+    assert rough is not None
+    assert rough.elbo_nats == pytest.approx(exact.elbo_nats, rel=0.02)
