@@ -18,7 +18,7 @@ class ContentDigest:
     """The sha256 of typed content, fed batch by batch."""
 
     def __init__(self, schema: pa.Schema) -> None:
-        self._columns = [_Cells() for _ in schema]
+        self._columns = [_Cells(value_type(kind)) for kind in schema.types]
         self._names = [f"{field.name}\0{value_type(field.type)}\n" for field in schema]
         self.rows = 0
 
@@ -51,14 +51,15 @@ class _Cells:
     Three hashes, because the bytes of one batch must follow those of the batch before it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kind: pa.DataType) -> None:
+        self._kind = kind
         self._nulls = hashlib.sha256()
         self._lengths = hashlib.sha256()
         self._values = hashlib.sha256()
-        self._inner: _Cells | None = None
+        self._inner = [_Cells(value_type(inner)) for inner in _inner_types(kind)]
 
     def add(self, array: pa.Array) -> None:
-        kind = value_type(array.type)
+        kind = self._kind
         array = array.cast(kind)
         self._nulls.update(array.is_null().to_numpy(zero_copy_only=False))
         if array.null_count:
@@ -77,23 +78,27 @@ class _Cells:
             self._values.update(_fixed_width_bytes(array))
 
     def _add_nested(self, array: pa.Array) -> None:
-        if pa.types.is_struct(array.type):
+        if pa.types.is_struct(self._kind):
             parts = array.flatten()
-            self._inner = self._inner or _Cells()
-            for part in parts:
-                self._inner.add(part)
-            return
-        self._lengths.update(pc.list_value_length(array).to_numpy())
-        self._inner = self._inner or _Cells()
-        self._inner.add(array.flatten())
+        else:
+            self._lengths.update(pc.list_value_length(array).to_numpy())
+            parts = [array.flatten()]
+        for cells, part in zip(self._inner, parts, strict=True):
+            cells.add(part)
 
     def digest(self) -> bytes:
         whole = hashlib.sha256()
         for part in (self._nulls, self._lengths, self._values):
             whole.update(part.digest())
-        if self._inner is not None:
-            whole.update(self._inner.digest())
+        for inner in self._inner:
+            whole.update(inner.digest())
         return whole.digest()
+
+
+def _inner_types(kind: pa.DataType) -> list[pa.DataType]:
+    if pa.types.is_struct(kind):
+        return [kind.field(index).type for index in range(kind.num_fields)]
+    return [kind.value_type] if pa.types.is_nested(kind) else []
 
 
 def _fixed_width_bytes(array: pa.Array) -> memoryview:

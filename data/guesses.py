@@ -24,6 +24,7 @@ COUNT_MEDIAN = 20
 EXACT_IN_FLOAT32 = 2**24
 NEARLY_ALL = 0.9
 LONG_TAIL = 1.0  # skewness; an exponential has 2, a normal 0
+COUNT_TAIL = 0.5  # skewness; a Poisson of mean 4 has it
 
 Shape = tuple[int, int, int]
 
@@ -195,7 +196,7 @@ def integer(seen: Seen) -> Guess | None:
     if hardly_repeats(profile, span=high - low + 1):
         return Guess("ignore", "an index: integers close together that hardly ever repeat")
     small = (profile.quantiles or {}).get("0.5", 0.0) <= COUNT_MEDIAN
-    long_tail = (profile.skewness or 0.0) > LONG_TAIL
+    long_tail = (profile.skewness or 0.0) > COUNT_TAIL
     if low >= 0 and high < EXACT_IN_FLOAT32 and small and long_tail:
         return Guess("count", "integers >= 0, most of them small, with a long tail")
     return None

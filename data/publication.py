@@ -132,19 +132,20 @@ class Staging:
     def adopt(self, number: int, footer: Mapping[str, str]) -> PartRecord | None:
         """Return part `number` if it is there, whole, and ours; delete it if it is torn."""
         path = self._part_path(number)
-        if not path.exists():
-            return None
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 metadata = file.schema_arrow.metadata or {}
                 rows = sum(len(batch) for batch in file.iter_batches())
+            record = self._record(path, path, rows)
+        except FileNotFoundError:
+            return None
         except (pa.ArrowException, OSError):
-            metadata, rows = {}, 0
+            metadata = {}
         expected = self._footer(number, footer)
         if any(metadata.get(key) != value for key, value in expected.items()):
             path.unlink(missing_ok=True)
             return None
-        return self._record(path, rows)
+        return record
 
     def write_part(self, number: int, table: pa.Table, footer: Mapping[str, str]) -> PartRecord:
         """Write part `number` once; a part that is there and whole is kept.
@@ -153,16 +154,16 @@ class Staging:
         """
         path = self._part_path(number)
         while (adopted := self.adopt(number, footer)) is None:
-            self.scratch.mkdir(parents=True, exist_ok=True)
             with _temporary(self.scratch) as temporary:
                 with temporary.open("wb") as file:
                     write_parquet(file, table, self._footer(number, footer))
                     file.flush()
                     os.fsync(file.fileno())
-                path.parent.mkdir(parents=True, exist_ok=True)
+                record = self._record(temporary, path, len(table))
                 with suppress(FileNotFoundError):  # a twin has just published and cleaned up
+                    path.parent.mkdir(parents=True, exist_ok=True)
                     if _name_once(temporary, path):
-                        return self._record(path, len(table))
+                        return record
         return adopted
 
     def commit(self, final: Path, parts: list[PartRecord], header: Mapping[str, Any]) -> Path:
@@ -227,12 +228,12 @@ class Staging:
         own = {"publication": self.id, "part": str(number)}
         return {key.encode(): value.encode() for key, value in {**footer, **own}.items()}
 
-    def _record(self, path: Path, rows: int) -> PartRecord:
+    def _record(self, file: Path, path: Path, rows: int) -> PartRecord:
         return PartRecord(
             path=f"data/{path.name}",
             rows=rows,
-            bytes=path.stat().st_size,
-            sha256=file_digest(path),
+            bytes=file.stat().st_size,
+            sha256=file_digest(file),
         )
 
 

@@ -1,0 +1,302 @@
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.publication import (
+    FormatError,
+    PartRecord,
+    Staging,
+    canonical_json,
+    digest_of,
+    locked,
+    put_once,
+    read_manifest,
+    replace_file,
+    safe_name,
+    verify_parts,
+)
+
+FORMAT = "test/format"
+HEADER = {"format": FORMAT, "format_version": 1}
+TABLES = [pa.table({"key": [f"{part}{row}" for row in range(4)]}) for part in range(3)]
+
+
+def publish(root: Path, tables: list[pa.Table] = TABLES) -> Path:
+    staging = Staging(root, "abc")
+    with locked(staging.lock_path()):
+        parts = [staging.write_part(k, table, {}) for k, table in enumerate(tables)]
+        return staging.commit(root / "name" / "abc", parts, HEADER)
+
+
+def published(path: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(path)): file.read_bytes()
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    }
+
+
+def test_a_publication_is_its_parts_and_a_manifest(tmp_path: Path) -> None:
+    path = publish(tmp_path)
+
+    manifest = read_manifest(path, format=FORMAT, version=1)
+    verify_parts(path, manifest)
+    assert manifest["rows"] == 12
+    assert list(published(path)) == [
+        *(f"data/part-0000{k}.parquet" for k in range(3)),
+        "manifest.json",
+    ]
+    assert pq.read_table(path / "data")["key"].to_pylist() == [
+        key for table in TABLES for key in table["key"].to_pylist()
+    ]
+
+
+def test_publishing_again_changes_nothing(tmp_path: Path) -> None:
+    before = published(publish(tmp_path))
+    inodes = [file.stat().st_ino for file in sorted(tmp_path.rglob("*.parquet"))]
+
+    assert published(publish(tmp_path)) == before
+    assert [file.stat().st_ino for file in sorted(tmp_path.rglob("*.parquet"))] == inodes
+
+
+def test_nothing_is_left_in_staging(tmp_path: Path) -> None:
+    publish(tmp_path)
+
+    assert [path for path in (tmp_path / ".staging").rglob("*") if path.is_file()] == []
+
+
+OPERATIONS = ("fsync", "link", "unlink", "rename", "replace", "open", "close", "mkdir")
+
+
+def die_before(call: int) -> None:
+    """SIGKILL this process just before its `call`-th persistence operation."""
+    calls = 0
+
+    def counted(operation: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return operation(*args, **kwargs)
+
+        return wrapper
+
+    for name in OPERATIONS:
+        setattr(os, name, counted(getattr(os, name)))
+
+
+def in_child(act: Callable[[], object]) -> int:
+    """Run `act` in a fork; return its wait status."""
+    child = os.fork()
+    if child == 0:
+        try:
+            act()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(child, 0)[1]
+
+
+def test_kill_9_before_any_operation_then_again_gives_the_same_bytes(tmp_path: Path) -> None:
+    """RELIABILITY I1, I2: a reader sees all or nothing, and a rerun ends as if never killed."""
+    expected = published(publish(tmp_path / "whole"))
+    for call in range(1, 500):
+        root = tmp_path / str(call)
+
+        def crash(root: Path = root, call: int = call) -> None:
+            die_before(call)
+            publish(root)
+
+        status = in_child(crash)
+        final = root / "name" / "abc"
+        assert not final.exists() or published(final) == expected
+        assert published(publish(root)) == expected
+        if status == 0:
+            break
+        assert os.WTERMSIG(status) == signal.SIGKILL
+    else:
+        pytest.fail("no run came to its end")
+    assert call > 30  # the crash points were really met
+
+
+def test_twins_publish_once(tmp_path: Path) -> None:
+    """RELIABILITY I4, without the lock: correctness does not need it."""
+
+    def twin() -> None:
+        staging = Staging(tmp_path, "abc")
+        parts = []
+        for number, table in enumerate(TABLES):
+            parts.append(staging.write_part(number, table, {}))
+            time.sleep(int.from_bytes(os.urandom(1)) / 20_000)
+        staging.commit(tmp_path / "name" / "abc", parts, HEADER)
+
+    for _ in range(8):
+        children = []
+        for _ in range(4):
+            child = os.fork()
+            if child == 0:
+                try:
+                    twin()
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+            children.append(child)
+        assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+
+    verify_parts(
+        tmp_path / "name" / "abc",
+        read_manifest(tmp_path / "name" / "abc", format=FORMAT, version=1),
+    )
+
+
+def test_another_content_under_the_same_name_is_refused(tmp_path: Path) -> None:
+    publish(tmp_path)
+
+    with pytest.raises(FormatError, match="published files never change"):
+        publish(tmp_path, TABLES[:2])
+    assert read_manifest(tmp_path / "name" / "abc", format=FORMAT, version=1)["rows"] == 12
+
+
+@given(st.data())
+def test_a_torn_part_is_written_anew(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """RELIABILITY 2a, torn part: a flipped byte or a cut never survives into a publication."""
+    root = tmp_path_factory.mktemp("root")
+    staging = Staging(root, "abc")
+    record = staging.write_part(0, TABLES[0], {})
+    part = staging.path / record.path
+    whole = part.read_bytes()
+    place = data.draw(st.integers(0, len(whole) - 1))
+    torn = data.draw(st.sampled_from([whole[:place], flipped(whole, place)]))
+    part.write_bytes(torn)
+
+    assert staging.write_part(0, TABLES[0], {}) in (record, adopted(part, torn))
+    assert pq.read_table(part).column("key").equals(TABLES[0].column("key"))
+
+
+def flipped(whole: bytes, place: int) -> bytes:
+    return whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+
+
+def adopted(part: Path, content: bytes) -> PartRecord | None:
+    """A flip in bytes that carry no meaning may be kept: the cells are what they were."""
+    if part.read_bytes() != content:
+        return None
+    staging = Staging(part.parents[3], "abc")
+    return staging.adopt(0, {})
+
+
+def test_a_part_of_another_publication_is_not_adopted(tmp_path: Path) -> None:
+    staging = Staging(tmp_path, "abc")
+    staging.write_part(0, TABLES[0], {"model": "1"})
+
+    assert staging.adopt(0, {"model": "2"}) is None
+    assert staging.adopt(0, {"model": "1"}) is None  # it was torn down
+
+
+def test_a_damaged_publication_is_found_out(tmp_path: Path) -> None:
+    path = publish(tmp_path)
+    manifest = read_manifest(path, format=FORMAT, version=1)
+    (path / "data" / "part-00001.parquet").unlink()
+    changed = path / "data" / "part-00002.parquet"
+    changed.write_bytes(flipped(changed.read_bytes(), 8))
+
+    with pytest.raises(FormatError) as caught:
+        verify_parts(path, manifest)
+    assert str(caught.value) == (
+        f"{path} is damaged: data/part-00001.parquet is missing; "
+        f"data/part-00002.parquet is not the file that was published; publish it again"
+    )
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
+def test_without_hard_links_names_are_still_given_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """RELIABILITY 2a, NFS / no hard links."""
+
+    def refuse(*args: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", refuse)
+
+    assert put_once(tmp_path / "a", b"first")
+    assert not put_once(tmp_path / "a", b"second")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"first"]
+
+
+def test_replacing_leaves_one_file_with_the_new_bytes(tmp_path: Path) -> None:
+    replace_file(tmp_path / "a", b"old")
+    replace_file(tmp_path / "a", b"new")
+
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"new"]
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "a..b", "A", "é", "a b", "-a", ".a", "a\n", "a\\b", "a" * 65]
+)
+def test_a_name_that_could_leave_its_folder_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be a name; use 1 to 64"):
+        safe_name(name)
+
+
+@given(st.text())
+def test_a_safe_name_is_one_plain_path_component(name: str) -> None:
+    try:
+        safe = safe_name(name)
+    except ValueError:
+        return
+    assert (Path("/root") / safe).resolve().parent == Path("/root")
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(), json_values))
+def test_a_digest_does_not_depend_on_the_order_of_keys(value: dict[str, Any]) -> None:
+    backwards = dict(reversed(value.items()))
+
+    assert canonical_json(value) == canonical_json(backwards)
+    assert digest_of(value) == digest_of(backwards)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"format":"other","format_version":1}', "is 'other' version 1; this code reads"),
+        (b'{"format":"test/format","format_version":2}', "version 2; this code reads"),
+        (b"[]", "is 'unmarked' version 0; this code reads 'test/format' up to version 1"),
+        (b"{", "is not JSON"),
+    ],
+)
+def test_a_manifest_that_we_cannot_know_is_refused(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
+
+    with pytest.raises(FormatError, match=message):
+        read_manifest(tmp_path, format=FORMAT, version=1)
+
+
+def test_a_folder_without_a_manifest_is_not_a_publication(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="nothing is published there"):
+        read_manifest(tmp_path, format=FORMAT, version=1)
