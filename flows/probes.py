@@ -1,0 +1,247 @@
+"""Features judged as features: what can be read from them, and whether they would come back.
+
+Probes are small models of the label, fitted to the features of training rows and scored on test
+rows, beside the same models on PCA of the same width and on the model's own inputs: features
+that lose to PCA are not worth a network. Everything here is NumPy and scikit-learn, bounded in
+rows, and deterministic.
+
+Each representation is centred and divided by one number, not column by column: latents, principal
+components and encoded columns come in units of their own, and to stretch a latent that is not
+in use to the width of the others would add noise to every distance.
+"""
+
+import math
+import warnings
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+
+Split = tuple[NDArray[Any], NDArray[Any]]  # of training rows, of test rows
+
+TRAIN_ROWS, TEST_ROWS = 10_000, 5_000  # evenly spaced ones of more; MNIST's pixels: 4 s
+MAX_CLASSES = 100  # numbers with more distinct values are a quantity, words an identifier
+NEIGHBORS = 10
+PENALTY = 10.0  # of logistic regression: with 1, 784 pixels overfit 8,000 digits by 2 %
+ITERATIONS = 200
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One kind of probe on three representations of the same rows; higher is better.
+
+    `accuracy` is the share of test rows whose class was found; `r2` the share of the test rows'
+    variance that was explained (below 0: worse than their mean).
+    """
+
+    name: str  # linear_accuracy, knn_accuracy, linear_r2, knn_r2
+    latents: float
+    latents_stderr: float
+    pca: float  # principal components, as many as there are latents
+    pca_stderr: float
+    inputs: float  # what the encoder sees
+    inputs_stderr: float
+    chance: float  # the commonest class of the training rows, or their mean
+    train_rows: int
+    test_rows: int
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values for a record."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How much of one model's features another model's features of the same rows contain.
+
+    Latent spaces of two trainings differ by rotation at least; what matters is whether one can
+    be read from the other by a linear map.
+    """
+
+    first_from_second: float  # share of the test rows' variance, over all latents (R²)
+    first_from_second_stderr: float
+    second_from_first: float
+    second_from_first_stderr: float
+    canonical: tuple[float, ...]  # correlations on test rows, largest in training first
+    train_rows: int
+    test_rows: int
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values for a record."""
+        return asdict(self)
+
+
+def probe_features(*, latents: Split, inputs: Split, labels: Split) -> list[Probe]:
+    """Probe the label linearly and by the ten nearest neighbours.
+
+    The label is a quantity where it is a number with more than 100 distinct values, else a class.
+    Rows without a label (None, nan) are left out; `train_rows` and `test_rows` count the rest.
+
+    Returns:
+        One probe of each kind; none where the label cannot be probed: one class only, no
+        labelled rows, or words that are nearly all different.
+    """
+    labelled = [np.flatnonzero(_present(part)) for part in labels]
+    chosen = [
+        _evenly(rows, limit)
+        for rows, limit in zip(labelled, (TRAIN_ROWS, TEST_ROWS), strict=True)
+    ]
+    y = [np.array(part[rows].tolist()) for part, rows in zip(labels, chosen, strict=True)]
+    if not (len(y[0]) and len(y[1])) or len(np.unique(y[0])) < 2:
+        return []
+    quantity = len(np.unique(y[0])) > MAX_CLASSES
+    if quantity and not np.issubdtype(y[0].dtype, np.number):
+        return []
+    x = {"latents": _taken(latents, chosen), "inputs": _taken(inputs, chosen)}
+    x["pca"] = _principal(x["inputs"], latents[0].shape[1])
+    if quantity:
+        fits = {"linear_r2": _ridge, "knn_r2": _knn_quantity}
+        chance = _r2(y[1], np.full(len(y[1]), y[0].mean()))[0]
+    else:
+        fits = {"linear_accuracy": _logistic, "knn_accuracy": _knn_class}
+        values, counts = np.unique(y[0], return_counts=True)
+        chance = float((y[1] == values[counts.argmax()]).mean())
+    probes = []
+    for name, fit in fits.items():
+        score = {k: fit(*parts, *y) for k, parts in x.items()}
+        probes.append(
+            Probe(
+                name,
+                *(*score["latents"], *score["pca"], *score["inputs"]),
+                chance=chance,
+                train_rows=len(y[0]),
+                test_rows=len(y[1]),
+            )
+        )
+    return probes
+
+
+def feature_stability(first: Split, second: Split) -> Stability:
+    """Compare the features of the same rows under two models, of any two widths.
+
+    Maps and canonical directions are fitted to training rows and judged on test rows.
+
+    Raises:
+        ValueError: the two hold different numbers of rows.
+    """
+    for one, other in zip(first, second, strict=True):
+        if len(one) != len(other):
+            raise ValueError(
+                f"the two models' features are of {len(one)} and {len(other)} rows; compare "
+                f"features of the same rows in the same order"
+            )
+    chosen = [
+        _evenly(np.arange(len(part)), limit)
+        for part, limit in zip(first, (TRAIN_ROWS, TEST_ROWS), strict=True)
+    ]
+    a, b = _taken(first, chosen), _taken(second, chosen)
+    return Stability(
+        *_ridge(*b, *a),
+        *_ridge(*a, *b),
+        canonical=_canonical(a, b),
+        train_rows=len(a[0]),
+        test_rows=len(a[1]),
+    )
+
+
+def _present(labels: NDArray[Any]) -> NDArray[np.bool_]:
+    return np.array([value is not None and value == value for value in labels.tolist()], bool)
+
+
+def _evenly(rows: NDArray[np.intp], limit: int) -> NDArray[np.intp]:
+    """At most `limit` of `rows`, evenly spaced."""
+    if len(rows) <= limit:
+        return rows
+    return rows[np.arange(limit) * len(rows) // limit]
+
+
+def _taken(parts: Split, chosen: list[NDArray[np.intp]]) -> Split:
+    train, test = (
+        part[rows].astype(np.float32) for part, rows in zip(parts, chosen, strict=True)
+    )
+    return _scaled(train, test)
+
+
+def _scaled(train: NDArray[Any], test: NDArray[Any]) -> Split:
+    """Centre by the training rows; divide by the square root of their mean variance."""
+    mean = train.mean(0)
+    spread = math.sqrt(train.var(0).mean()) or 1.0
+    return (train - mean) / spread, (test - mean) / spread
+
+
+def _principal(inputs: Split, width: int) -> Split:
+    train, test = inputs
+    pca = PCA(min(width, *train.shape), random_state=0).fit(train)
+    return _scaled(pca.transform(train), pca.transform(test))
+
+
+def _logistic(
+    x: NDArray[Any], x_test: NDArray[Any], y: NDArray[Any], y_test: NDArray[Any]
+) -> tuple[float, float]:
+    with warnings.catch_warnings():
+        # Its score is measured on test rows, converged or not.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = LogisticRegression(C=1 / PENALTY, max_iter=ITERATIONS, tol=1e-3).fit(x, y)
+    return _accuracy(y_test, model.predict(x_test))
+
+
+def _knn_class(
+    x: NDArray[Any], x_test: NDArray[Any], y: NDArray[Any], y_test: NDArray[Any]
+) -> tuple[float, float]:
+    model = KNeighborsClassifier(min(NEIGHBORS, len(x)), algorithm="brute").fit(x, y)
+    return _accuracy(y_test, model.predict(x_test))
+
+
+def _ridge(
+    x: NDArray[Any], x_test: NDArray[Any], y: NDArray[Any], y_test: NDArray[Any]
+) -> tuple[float, float]:
+    return _r2(y_test, Ridge(alpha=1.0).fit(x, y).predict(x_test))
+
+
+def _knn_quantity(
+    x: NDArray[Any], x_test: NDArray[Any], y: NDArray[Any], y_test: NDArray[Any]
+) -> tuple[float, float]:
+    model = KNeighborsRegressor(min(NEIGHBORS, len(x)), algorithm="brute").fit(x, y)
+    return _r2(y_test, model.predict(x_test))
+
+
+def _accuracy(y: NDArray[Any], predicted: NDArray[Any]) -> tuple[float, float]:
+    """Share of hits and its standard error."""
+    share = float((y == predicted).mean())
+    return share, math.sqrt(share * (1 - share) / len(y))
+
+
+def _r2(y: NDArray[Any], predicted: NDArray[Any]) -> tuple[float, float]:
+    """1 - squared error / variance, over all outputs, and its standard error.
+
+    A ratio of means a / b of rows has the variance of (a_i - ratio b_i) / b over rows.
+    nan where the test rows have no variance.
+    """
+    error = np.square(y - predicted).reshape(len(y), -1).sum(1)
+    spread = np.square(y - y.mean(0)).reshape(len(y), -1).sum(1)
+    if not spread.any():
+        return math.nan, math.nan
+    ratio = error.mean() / spread.mean()
+    residual = (error - ratio * spread) / spread.mean()
+    return float(1 - ratio), float(residual.std() / math.sqrt(len(y)))
+
+
+def _canonical(first: Split, second: Split) -> tuple[float, ...]:
+    """Correlations on test rows of the canonical variates of training rows (Hotelling 1936)."""
+    maps = []
+    for train, _ in (first, second):
+        _, lengths, directions = np.linalg.svd(train, full_matrices=False)
+        used = lengths > 1e-3 * lengths[0]  # a constant latent has no direction
+        maps.append(directions[used].T / lengths[used])
+    left, _, right = np.linalg.svd((first[0] @ maps[0]).T @ (second[0] @ maps[1]))
+    pairs = min(left.shape[0], right.shape[0])
+    one = first[1] @ maps[0] @ left[:, :pairs]
+    other = second[1] @ maps[1] @ right[:pairs].T
+    one, other = one - one.mean(0), other - other.mean(0)
+    lengths = np.linalg.norm(one, axis=0) * np.linalg.norm(other, axis=0)
+    return tuple(((one * other).sum(0) / np.maximum(lengths, 1e-12)).tolist())
