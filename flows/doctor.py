@@ -1,0 +1,65 @@
+"""`latents doctor`: what is here, what works, and what to do about what does not."""
+
+import os
+import platform
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+from flows.settings import Home
+
+PACKAGES = ("torch", "prefect", "mlflow", "pandas", "pyarrow", "numpy")
+
+
+def examine(home: Home) -> list[dict[str, Any]]:
+    """One finding for each thing looked at: `what`, `ok`, `detail`."""
+    return [
+        _finding("python", platform.python_version),
+        *[_finding(name, partial(version, name)) for name in PACKAGES],
+        _finding("device", _device),
+        _finding("home", partial(_writable, home)),
+        _finding("mlflow store", partial(_mlflow, home)),
+        _finding("prefect server", _prefect),
+    ]
+
+
+def _finding(what: str, look: Callable[[], str]) -> dict[str, Any]:
+    try:
+        return {"what": what, "ok": True, "detail": look()}
+    except Exception as error:  # noqa: BLE001  # whatever is wrong is what we are here to say
+        return {"what": what, "ok": False, "detail": f"{type(error).__name__}: {error}"}
+
+
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()} ({torch.cuda.device_count()} GPU)"
+    return f"CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def _writable(home: Home) -> str:
+    with tempfile.TemporaryFile(dir=home.root):
+        return f"{home.root} is writable"
+
+
+def _mlflow(home: Home) -> str:
+    from flows import tracking
+
+    names = tracking.model_names(home)
+    return f"{home.tracking_uri}: {len(names)} registered models"
+
+
+def _prefect() -> str:
+    url = os.environ.get("PREFECT_API_URL")
+    if url is None:
+        return "embedded: started by each run that has work to do (PREFECT_API_URL is not set)"
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        problem = client.api_healthcheck()
+    if problem is not None:
+        raise problem
+    return f"{url} answers"

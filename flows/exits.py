@@ -1,0 +1,31 @@
+"""Exit codes of the command line: what each error means to a script that called us.
+
+0 done, or already done      4 training diverged
+2 command line or spec       5 the model did not pass the gate
+3 data breaks its contract   6 trained or published, not registered
+130 interrupted
+"""
+
+# By name, so that saying what went wrong with a spec need not import torch and mlflow.
+EXIT_CODES = {
+    "flows.spec.SpecError": 2,
+    "flows.lookup.NotFoundError": 2,
+    "vae_engine.config.ConfigError": 2,
+    "data.contract.SpecError": 2,
+    "data.formats.SourceError": 3,
+    "data.checking.ContractError": 3,
+    "data.publication.FormatError": 3,
+    "vae_engine.training.DivergedError": 4,
+    "flows.gate.GateError": 5,
+    "flows.tracking.TrackingError": 6,
+}
+INTERRUPTED = 130
+
+
+def exit_code(error: BaseException) -> int | None:
+    """The exit code of an error that we know how to explain; None for a defect of ours."""
+    for cls in type(error).__mro__:
+        code = EXIT_CODES.get(f"{cls.__module__}.{cls.__qualname__}")
+        if code is not None:
+            return code
+    return None

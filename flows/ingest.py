@@ -1,0 +1,49 @@
+"""Stage 1: check the source against its contract and keep it as an immutable snapshot."""
+
+from time import perf_counter
+from typing import Any
+
+from data.snapshot import Snapshot, ingest
+from flows.runs import Stage
+from flows.settings import Home
+from flows.spec import Spec
+
+
+def ingest_dataset(spec: Spec, home: Home) -> Stage:
+    """Make the snapshot of the spec's data set, or find it.
+
+    Raises:
+        data.formats.SourceError: the source is missing, empty or damaged.
+        data.checking.ContractError: the table breaks its contract; all breaches are listed.
+    """
+    started = perf_counter()
+    snapshot = ingest(**source_settings(spec, home))
+    return Stage(
+        "ingest", describe(snapshot), reused=snapshot.reused, elapsed_s=perf_counter() - started
+    )
+
+
+def source_settings(spec: Spec, home: Home) -> dict[str, Any]:
+    """What `data.snapshot` is asked for: the same settings find a snapshot and make it."""
+    dataset = spec.dataset
+    return {
+        "source": dataset.source,
+        "name": dataset.name,
+        "root": home.datasets,
+        "overrides": dataset.columns,
+        "key": dataset.key,
+        "label": dataset.label,
+        "split": (dataset.split.valid, dataset.split.test),
+    }
+
+
+def describe(snapshot: Snapshot) -> dict[str, Any]:
+    """What later stages and the summary need to know of a snapshot."""
+    return {
+        "path": str(snapshot.path),
+        "name": snapshot.name,
+        "fingerprint": snapshot.fingerprint,
+        "rows": snapshot.rows,
+        "split_rows": snapshot.split_rows,
+        "label": snapshot.contract.label,
+    }

@@ -1,0 +1,21 @@
+"""Start the pipeline, unless everything it would make is there already."""
+
+from typing import Any
+
+from flows import summary
+from flows.settings import Home
+from flows.spec import Spec
+
+
+def run_pipeline(spec: Spec, home: Home, *, until: str) -> dict[str, Any]:
+    """Run the pipeline up to the stage `until`; say so, in seconds, if all of it was done.
+
+    The check costs a hash of the source and a look at the registry; without it, a run that
+    has nothing to do would still start Prefect's server.
+    """
+    done = summary.finished(spec, home) if until == "report" else None
+    if done is not None:
+        return done
+    from flows.pipeline import pipeline
+
+    return pipeline(spec, home.root, until=until)

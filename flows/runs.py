@@ -1,0 +1,127 @@
+"""The folder of a run: what it holds, and records that say that a stage is done.
+
+    runs/<run id>/
+      plan.json            the resolved settings, the snapshot, the engine's version
+      preprocessor.json    fitted on the train split
+      metrics.jsonl        a line each epoch; MLflow has a copy
+      checkpoints/         the last two, and the best weights
+      model/               the artifact; written once, complete
+      trained.json  evaluation-<digest>.json  registration.json  finished-<digest>.json
+      report.html
+
+A record is written last and atomically: where it exists, its stage is done.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from data.publication import canonical_json, digest_of, replace_file
+from flows.settings import Home
+from flows.spec import Spec
+
+ARITHMETIC = 1  # raised when equal settings no longer give equal weights
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run's folder, named by what the training depends on."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def plan(self) -> Path:
+        """Resolved settings."""
+        return self.path / "plan.json"
+
+    @property
+    def preprocessor(self) -> Path:
+        """The fitted map between columns and the model's inputs."""
+        return self.path / "preprocessor.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line each epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where training resumes from."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The artifact."""
+        return self.path / "model"
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.path / "report.html"
+
+    def record(self, name: str) -> Path:
+        """The record of a stage."""
+        return self.path / f"{name}.json"
+
+
+def folder_of(spec: Spec, home: Home, fingerprint: str) -> RunFolder:
+    """The folder of the run that a spec and a snapshot lead to.
+
+    It is named by all that the weights depend on, so that the same command finds the same
+    folder, finished or half way, and another setting finds another.
+    """
+    identity = {
+        "fingerprint": fingerprint,
+        "model": spec.model.model_dump(mode="json"),
+        "training": spec.training.model_dump(mode="json"),
+        "arithmetic": ARITHMETIC,
+    }
+    return RunFolder(home.runs / f"{spec.dataset.name}-{digest_of(identity)[:12]}")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage did: its record, whether it was there already, and how long it took."""
+
+    name: str
+    value: Mapping[str, Any]
+    reused: bool
+    elapsed_s: float
+
+    @property
+    def status(self) -> str:
+        """`ran` or `reused`."""
+        return "reused" if self.reused else "ran"
+
+
+def once(name: str, record: Path, work: Callable[[], Mapping[str, Any]]) -> Stage:
+    """Return the record of a stage; do the work and write the record if there is none."""
+    started = perf_counter()
+    if record.exists():
+        value = read_record(record)
+        return Stage(name, value, reused=True, elapsed_s=perf_counter() - started)
+    value = dict(work())
+    record.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(record, canonical_json(value).encode())
+    return Stage(name, value, reused=False, elapsed_s=perf_counter() - started)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`."""
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`; a last line cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -1,0 +1,76 @@
+"""Where things live and how the libraries below us are switched on: the machine's settings.
+
+A home is one folder that holds everything a run makes. `prepare_environment` must run before
+prefect or mlflow is imported: both read the environment at import.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+HOME_VARIABLE = "LATENTS_HOME"
+DEFAULT_HOME = "latents-home"
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder that holds data sets, runs, features and the embedded servers' files."""
+
+    root: Path
+
+    @property
+    def datasets(self) -> Path:
+        """Snapshots: `<name>/<fingerprint>/`."""
+        return self.root / "datasets"
+
+    @property
+    def runs(self) -> Path:
+        """Checkpoints, metrics and reports: `<run id>/`."""
+        return self.root / "runs"
+
+    @property
+    def features(self) -> Path:
+        """Publications: `<name>/model_version=v<k>/publication=<id>/`."""
+        return self.root / "features"
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLFLOW_TRACKING_URI where it is set, else a sqlite file in this home."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        """MLflow's artifacts, where no server looks after them."""
+        return self.root / "mlartifacts"
+
+
+def resolve_home(option: Path | None) -> Home:
+    """The home given on the command line, else $LATENTS_HOME, else ./latents-home."""
+    chosen = option or Path(os.environ.get(HOME_VARIABLE) or DEFAULT_HOME)
+    return Home(chosen.expanduser().resolve())
+
+
+def prepare_environment(home: Home, *, debug: bool = False) -> None:
+    """Point Prefect and MLflow into `home`, and keep both quiet and off the network.
+
+    What the user has set in the environment stays as it is, with one exception: pickles are
+    never deserialized.
+    """
+    home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    defaults = {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_HOME": str(home.root / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_LEVEL": "INFO" if debug else "CRITICAL",  # our errors say it
+        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+        # A cold start with its migrations took 27 s on a busy two-core machine; the
+        # library gives up after 20.
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"

@@ -1,0 +1,160 @@
+"""What a person sees on the terminal: tables that are nice to read."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def nats(estimate: Mapping[str, Any] | None) -> str:
+    """A value with its standard error, as `-102.61 ± 0.84`."""
+    return "" if estimate is None else f"{estimate['nats']:.2f} ± {estimate['stderr']:.2f}"
+
+
+def summary(value: Mapping[str, Any], console: Console) -> None:
+    """What a run did: rows, bounds, features, model, and where everything is."""
+    rows = _facts(f"[bold]{value['dataset']}[/]  [dim]{value['run_id'] or ''}[/]")
+    counts = value["rows"]
+    rows.add_row("rows in", f"{counts['in']:,}  [dim]{_splits(counts)}[/]")
+    publication = value.get("publication")
+    if publication:
+        rows.add_row(
+            "rows out",
+            f"{publication['rows']:,}  [dim]{len(publication['columns'])} columns[/]",
+        )
+    if value.get("elbo"):
+        rows.add_row(
+            "test ELBO", f"{nats(value['elbo'])} nats  [dim]{value['elbo']['rows']:,} rows[/]"
+        )
+        marginal = value["log_marginal"]
+        rows.add_row(
+            "test log p(x)",
+            f"{nats(marginal)} nats  [dim]{marginal['rows']:,} rows, "
+            f"{marginal['importance_samples']:,} importance samples[/]",
+        )
+        rows.add_row("", f"[dim]independent columns {nats(value['independent'])} nats[/]")
+        rows.add_row("active units", f"{value['active_units']} of {value['latents']}")
+    for probe in value.get("probe") or []:
+        kind, _, score = probe["name"].partition("_")
+        rows.add_row(
+            f"{kind} probe",
+            f"{probe['latents']:.3f} {score} from latents  [dim]{probe['pca']:.3f} from PCA of "
+            f"the same width, {probe['inputs']:.3f} from the raw columns "
+            f"({value['label']!r}, {probe['test_rows']:,} rows)[/]",
+        )
+    model = value.get("model")
+    if model:
+        aliases = ", ".join(model["aliases"]) or "no alias"
+        rows.add_row("model", f"{model['name']} version {model['version']} ({aliases})")
+        rows.add_row("", f"[dim]{model['verdict']}[/]")
+    if publication:
+        rows.add_row("features", publication["path"])
+        rows.add_row("read them with", f"[bold]{publication['read']}[/]")
+    if value.get("report"):
+        rows.add_row("report", value["report"])
+    rows.add_row("stages", _stages(value["stages"]))
+    console.print(rows)
+
+
+def _facts(title: str) -> Table:
+    table = Table(
+        title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0)
+    )
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _splits(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{counts[name]:,} {name}" for name in ("train", "valid", "test"))
+
+
+def _stages(stages: Mapping[str, Mapping[str, Any]]) -> str:
+    return "  ".join(
+        f"{name} [{'dim' if stage['status'] == 'reused' else 'green'}]{stage['status']}[/]"
+        f" [dim]{stage['seconds']:.1f} s[/]"
+        for name, stage in stages.items()
+    )
+
+
+def publications(value: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Every publication, a line each."""
+    if not value:
+        console.print("no features are published in this home; `latents run SPEC` makes some")
+        return
+    table = Table("name", "version", "publication", "rows", "", box=None, padding=(0, 2, 0, 0))
+    for row in value:
+        table.add_row(
+            row["name"],
+            f"v{row['model_version']}",
+            row["publication"],
+            f"{row['rows']:,}",
+            "latest" if row["latest"] else "",
+        )
+    console.print(table)
+
+
+def publication(value: Mapping[str, Any], console: Console) -> None:
+    """One publication: what it holds and how to read it."""
+    manifest = value["manifest"]
+    table = _facts(f"[bold]{value['name']}[/]")
+    table.add_row("rows", f"{value['rows']:,}")
+    table.add_row("latents", str(value["latents"]))
+    table.add_row(
+        "model", f"{manifest['model']['name']} version {manifest['model']['version']}"
+    )
+    table.add_row("data set", f"{manifest['dataset']} [dim]{manifest['fingerprint']}[/]")
+    table.add_row("path", value["path"])
+    names = [f"{name} [dim]{kind}[/]" for name, kind in value["columns"]]
+    shown = (
+        names if len(names) <= 12 else [*names[:8], f"… {len(names) - 10} more", *names[-2:]]
+    )
+    table.add_row("columns", "\n".join(shown))
+    table.add_row("read it with", f"[bold]open_features({value['name']!r})[/]")
+    console.print(table)
+
+
+def models(value: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Versions with aliases, ELBO and log p(x)."""
+    if not value:
+        console.print("no model is registered in this home; `latents run SPEC` makes one")
+        return
+    table = Table(
+        "model",
+        "version",
+        "alias",
+        "test ELBO (nats)",
+        "log p(x) (nats)",
+        "gate",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
+    for row in value:
+        table.add_row(
+            row["model"],
+            str(row["version"]),
+            ", ".join(row["aliases"]),
+            nats(row["elbo"]),
+            nats(row["log_marginal"]),
+            row["gate"] or "",
+        )
+    console.print(table)
+
+
+def promotion(value: Mapping[str, Any], console: Console) -> None:
+    """Which version was champion, and which is now."""
+    before = "none" if value["before"] is None else f"version {value['before']}"
+    console.print(f"{value['model']}: champion is version {value['champion']} (was {before})")
+
+
+def path(value: Mapping[str, str], console: Console) -> None:
+    """The path of what was written, alone on a line, for scripts and for clicking."""
+    console.print(*value.values(), soft_wrap=True, highlight=False)
+
+
+def findings(value: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """The doctor's findings, a line each."""
+    for finding in value:
+        mark = "[green]ok[/]  " if finding["ok"] else "[red]FAIL[/]"
+        console.print(f"{mark} {finding['what']:<15} {finding['detail']}", highlight=False)

@@ -1,0 +1,244 @@
+"""What a person writes: the spec (TOML), its defaults, and errors that name the near miss.
+
+Three things may stand for a spec: a name in the catalog, a TOML file, or simply the data
+(a file, a folder, a glob or a URL), in which case everything is inferred.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from data import catalog
+from data.publication import safe_name
+
+
+class SpecError(ValueError):
+    """The spec, or a `--set` on the command line, cannot be understood."""
+
+
+class Section(BaseModel):
+    """A table of the spec: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class SplitSection(Section):
+    """Fractions of the rows held out, chosen by a hash of the key."""
+
+    valid: float = Field(0.1, gt=0, lt=1)
+    test: float = Field(0.1, gt=0, lt=1)
+
+
+class DatasetSection(Section):
+    """Where the data are, and what cannot be inferred from them."""
+
+    name: str
+    source: str
+    key: str | None = None
+    label: str | None = None
+    columns: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    split: SplitSection = SplitSection()
+
+
+class ModelSection(Section):
+    """The model; None means: chosen from the data (see `flows.handoff`)."""
+
+    latents: int | None = Field(None, ge=1, le=4096)
+    hidden: tuple[int, ...] | None = None
+    activation: str | None = None
+    network: str | None = None
+    posterior: str | None = None
+    prior: str | None = None
+    pixels: str | None = None
+    binarization: Literal["none", "dynamic", "static", "threshold"] | None = None
+
+
+class TrainingSection(Section):
+    """How the model is trained; None means: chosen from the number of rows."""
+
+    objective: str = "elbo"
+    samples: int = Field(1, ge=1)
+    epochs: int | None = Field(None, ge=1)
+    batch_rows: int | None = Field(None, ge=1)
+    optimizer: str = "adam"
+    learning_rate: float = Field(1e-3, gt=0)
+    clip_norm: float = Field(100.0, gt=0)
+    warmup_epochs: int = Field(0, ge=0)
+    patience: int | None = Field(None, ge=1)
+    seed: int = 0
+    device: str = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+class EvaluationSection(Section):
+    """How the model is measured on the test split."""
+
+    importance_samples: int = Field(500, ge=1)
+    rows: int = Field(1000, ge=1)
+    seed: int = 0
+
+
+class EncodingSection(Section):
+    """What the features tables hold."""
+
+    columns: tuple[Literal["mean", "stddev", "samples", "elbo"], ...] = ("mean", "stddev")
+    samples: int = Field(1, ge=1)
+    batch_rows: int = Field(1024, ge=1)
+    layout: Literal["wide", "vector"] = "wide"
+
+
+class RegistrySection(Section):
+    """The registered model's name and what the gate asks of a challenger."""
+
+    model: str | None = None
+    min_active_units: int = Field(1, ge=1)
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+
+
+class ScheduleSection(Section):
+    """When a deployment of this spec runs."""
+
+    cron: str | None = None
+    timezone: str = "UTC"
+
+
+class Spec(Section):
+    """Everything a pipeline run is told."""
+
+    dataset: DatasetSection
+    model: ModelSection = ModelSection()
+    training: TrainingSection = TrainingSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    encoding: EncodingSection = EncodingSection()
+    registry: RegistrySection = RegistrySection()
+    schedule: ScheduleSection = ScheduleSection()
+
+    @property
+    def model_name(self) -> str:
+        """The registered model's name: as the spec says, else the data set's."""
+        return self.registry.model or self.dataset.name
+
+
+def load_spec(text: str, overrides: Sequence[str] = ()) -> Spec:
+    """Read the spec that `text` stands for, with `section.key=value` overrides.
+
+    Raises:
+        SpecError: `text` is no spec, file or catalog name, the TOML is malformed, or a key
+            or value is wrong. The message lists every wrong key.
+    """
+    mapping, origin = _mapping_of(text)
+    for override in overrides:
+        _apply(mapping, override)
+    return _validated(mapping, origin)
+
+
+def _mapping_of(text: str) -> tuple[dict[str, Any], str]:
+    path = Path(text).expanduser()
+    if path.suffix == ".toml":
+        return _read_toml(path), str(path)
+    if path.exists():
+        return {"dataset": {"name": _name_from(path), "source": str(path.resolve())}}, text
+    if re.match(r"^[a-z][a-z0-9+.-]*://", text) or any(mark in text for mark in "*?["):
+        bare = Path(re.sub(r"[*?\[\]]+", "", text.split("://")[-1].split("?")[0]))
+        return {"dataset": {"name": _name_from(bare), "source": text}}, text
+    if text in catalog.names():
+        found = catalog.find(text)
+        return _read_toml(found), f"catalog spec {text!r}"
+    near = difflib.get_close_matches(text, [*catalog.names(), *_neighbours(path)], n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"the catalog has {catalog.names()}"
+    raise SpecError(
+        f"{text!r} is neither a data file, a spec nor a name in the catalog; {hint}"
+    )
+
+
+def _neighbours(path: Path) -> list[str]:
+    folder = path.parent
+    return [str(folder / entry.name) for entry in folder.iterdir()] if folder.is_dir() else []
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        mapping = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        near = difflib.get_close_matches(str(path), _neighbours(path), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise SpecError(f"spec {path} does not exist{hint}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"spec {path} is not valid TOML: {error}") from None
+    dataset = mapping.get("dataset")
+    if isinstance(dataset, dict) and isinstance(dataset.get("source"), str):
+        dataset["source"] = _beside(path, dataset["source"])
+        dataset.setdefault("name", _name_from(path))
+    return mapping
+
+
+def _beside(spec: Path, source: str) -> str:
+    """A relative path in a spec starts at the spec's own folder."""
+    if "://" in source or source.lstrip().lower().startswith("select "):
+        return source
+    return str((spec.resolve().parent / Path(source).expanduser()).absolute())
+
+
+def _name_from(path: Path) -> str:
+    name = re.sub(r"[^a-z0-9._-]+", "-", path.name.split(".")[0].lower()).strip("-._")
+    return name[:64] or "dataset"
+
+
+def _apply(mapping: dict[str, Any], override: str) -> None:
+    path, mark, raw = override.partition("=")
+    keys = path.strip().split(".")
+    if not mark or not all(keys) or len(keys) < 2:
+        raise SpecError(f"--set {override!r} is not of the form section.key=value")
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw.strip()  # a bare word is a string
+    table = mapping
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise SpecError(f"--set {override!r}: {key!r} is a value, not a table")
+    table[keys[-1]] = value
+
+
+def _validated(mapping: Mapping[str, Any], origin: str) -> Spec:
+    try:
+        spec = Spec.model_validate(mapping)
+    except ValidationError as error:
+        lines = [_explain(dict(problem)) for problem in error.errors()]
+        raise SpecError(
+            f"{origin} has {len(lines)} wrong keys or values:\n  " + "\n  ".join(lines)
+            if len(lines) > 1
+            else f"{origin}: {lines[0]}"
+        ) from None
+    try:
+        safe_name(spec.dataset.name)
+        safe_name(spec.model_name)
+    except ValueError as error:
+        raise SpecError(f"{origin}: {error}") from None
+    return spec
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    location = problem["loc"]
+    where = ".".join(str(part) for part in location)
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        near = difflib.get_close_matches(str(location[-1]), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"unknown key {where}; {hint}"
+    if problem["type"] == "missing":
+        return f"{where} is missing"
+    return f"{where} = {problem['input']!r}: {problem['msg']}"
+
+
+def _known_keys(location: Sequence[Any]) -> list[str]:
+    section: Any = Spec
+    for part in location:
+        section = section.model_fields[part].annotation
+    return list(section.model_fields)

@@ -1,0 +1,190 @@
+"""Stage 2: fit the preprocessor and the model, resume where a killed run stopped, keep the best.
+
+The same command finds the same folder (`flows.runs.folder_of`), finished or half way.
+"""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data.preprocessing import Preprocessor
+from data.preprocessing import fit as fit_preprocessor
+from data.publication import canonical_json, locked, replace_file
+from data.snapshot import Snapshot, open_snapshot
+from flows import handoff
+from flows.card import model_card
+from flows.handoff import Rows
+from flows.progress import advance
+from flows.runs import RunFolder, Stage, folder_of, once, read_metrics
+from flows.settings import Home
+from flows.spec import Spec
+from vae_engine import artifact, checkpoint
+from vae_engine.config import ModelConfig, TrainingPlan
+from vae_engine.evaluation import evaluate
+from vae_engine.training import TrainState, fit, minibatches, new_state
+
+logger = logging.getLogger(__name__)
+
+GOLDEN_ROWS = 8  # stored with the model, replayed at every load
+MIN_REPORT_STEPS, MAX_REPORT_STEPS = 50, 2000  # between two validations
+
+
+def train_model(spec: Spec, home: Home, snapshot_path: str) -> Stage:
+    """Train the model of the spec on a snapshot, or find it trained.
+
+    Raises:
+        vae_engine.training.DivergedError: a bound or gradient is not finite; the last
+            checkpoint is good, nothing is registered.
+    """
+    snapshot = open_snapshot(Path(snapshot_path))
+    folder = folder_of(spec, home, snapshot.fingerprint)
+    with locked(folder.path / ".lock"):  # a twin waits, then finds the record
+        return once("train", folder.record("trained"), lambda: _train(spec, snapshot, folder))
+
+
+def _train(spec: Spec, snapshot: Snapshot, folder: RunFolder) -> Mapping[str, Any]:
+    preprocessor = fit_preprocessor(snapshot.batches(split="train"), snapshot.contract)
+    train = handoff.load_rows(snapshot, preprocessor, "train")
+    valid = handoff.load_rows(snapshot, preprocessor, "valid", limit=handoff.VALID_ROWS)
+    config = handoff.model_config(spec, preprocessor, snapshot)
+    plan = handoff.training_plan(spec, len(train.x))
+    replace_file(folder.preprocessor, preprocessor.to_json().encode())
+    replace_file(folder.plan, canonical_json(_plan(spec, snapshot, config, plan)).encode())
+
+    state = new_state(config, plan, handoff.statistics(config, train))
+    progress = checkpoint.load_latest(folder.checkpoints, state) or _beginning()
+    _forget_after(folder.metrics, state.step)
+    progress = _fit(state, train, valid, folder, progress)
+    checkpoint.load_latest(folder.path / "best", state)
+    return {
+        "path": str(folder.path),
+        "run_id": folder.run_id,
+        "digest": _save_artifact(folder, state, snapshot, preprocessor, train),
+        "steps": progress["step"],
+        "best_step": progress["best_step"],
+        "valid_elbo_nats": progress["best_elbo_nats"],
+        "resumed": progress["resumed"],
+    }
+
+
+def _beginning() -> dict[str, Any]:
+    return {"best_elbo_nats": None, "best_step": 0, "stale": 0, "resumed": 0, "train_s": 0.0}
+
+
+def _fit(
+    state: TrainState, train: Rows, valid: Rows, folder: RunFolder, progress: dict[str, Any]
+) -> dict[str, Any]:
+    """Evaluate, save, stop?, log, step: until the plan or the patience ends."""
+    plan = state.plan
+    total = plan.total_steps(len(train.x))
+    every = report_every(len(train.x), plan)
+    if state.step:
+        logger.warning("resuming at step %d of %d", state.step, total)
+        progress = {**progress, "resumed": progress["resumed"] + 1}
+    started, before_s = time.perf_counter(), progress["train_s"]
+    batches = minibatches(train.x, plan, train.row_keys, start_step=state.step)
+    for report in fit(state, batches, report_every=every):
+        elbo = evaluate(state.model, [valid.batch], samples=1, seed=plan.seed).elbo
+        better = progress["best_elbo_nats"] is None or elbo.mean > progress["best_elbo_nats"]
+        progress = {
+            **progress,
+            "step": state.step,
+            "best_elbo_nats": elbo.mean if better else progress["best_elbo_nats"],
+            "best_step": state.step if better else progress["best_step"],
+            "stale": 0 if better else progress["stale"] + 1,
+            "train_s": before_s + time.perf_counter() - started,
+        }
+        if better:
+            checkpoint.save(folder.path / "best", state, {})
+        _log(
+            folder.metrics,
+            {
+                "step": state.step,
+                "time_ms": int(time.time() * 1000),
+                "epoch": state.step * plan.batch_rows / len(train.x),
+                "train/elbo_nats": report.elbo_nats,
+                "train/log_likelihood_nats": report.log_likelihood_nats,
+                "train/kl_nats": report.kl_nats,
+                "train/grad_norm": report.grad_norm,
+                "valid/elbo_nats": elbo.mean,
+                "valid/elbo_nats_stderr": elbo.stderr,
+                "time/train_s": progress["train_s"],
+            },
+        )
+        checkpoint.save(folder.checkpoints, state, progress)
+        advance("train", state.step, total, f"valid ELBO {elbo.mean:.2f} nats")
+        if plan.patience is not None and progress["stale"] >= plan.patience:
+            break
+    return progress
+
+
+def report_every(rows: int, plan: TrainingPlan) -> int:
+    """Steps between two validations: an epoch, within bounds; divides the length of the run."""
+    steps_an_epoch = -(-rows // plan.batch_rows)
+    total = plan.total_steps(rows)
+    wanted = min(max(steps_an_epoch, MIN_REPORT_STEPS), MAX_REPORT_STEPS, total)
+    intervals = max(1, total // wanted)
+    while total % intervals:
+        intervals += 1
+    return total // intervals
+
+
+def _log(path: Path, row: Mapping[str, float]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _forget_after(metrics: Path, step: int) -> None:
+    """Drop what was logged after the checkpoint that training resumes from."""
+    kept = [row for row in read_metrics(metrics) if row["step"] <= step]
+    replace_file(metrics, "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+
+def _plan(
+    spec: Spec, snapshot: Snapshot, config: ModelConfig, plan: TrainingPlan
+) -> dict[str, Any]:
+    """Everything that was decided, for the record and for MLflow's params."""
+    model = {key: value for key, value in config.to_mapping().items() if key != "columns"}
+    return {
+        "fingerprint": snapshot.fingerprint,
+        "snapshot": str(snapshot.path),
+        "source": spec.dataset.source,
+        "rows": snapshot.rows,
+        "spec": spec.model_dump(mode="json"),
+        "model": config.to_mapping(),
+        "training": plan.to_mapping(),
+        "params": {
+            "dataset": snapshot.name,
+            "fingerprint": snapshot.fingerprint,
+            **{f"model.{key}": value for key, value in model.items()},
+            **{f"training.{key}": value for key, value in plan.to_mapping().items()},
+        },
+    }
+
+
+def _save_artifact(
+    folder: RunFolder,
+    state: TrainState,
+    snapshot: Snapshot,
+    preprocessor: Preprocessor,
+    train: Rows,
+) -> str:
+    """Write the artifact of the best weights beside its place, and give it its name whole."""
+    staging = folder.path / ".model"
+    for stale in (staging, folder.model):  # of a run that was killed before its record
+        shutil.rmtree(stale, ignore_errors=True)
+    staging.mkdir()
+    documents = {
+        "contract.json": snapshot.contract.to_json(),
+        "preprocessor.json": preprocessor.to_json(),
+        "MODEL_CARD.md": model_card(state.model.config, state.plan, snapshot, folder.run_id),
+    }
+    for name, text in documents.items():
+        (staging / name).write_text(text, encoding="utf-8")
+    digest = artifact.save_model(staging, state.model, train.x[:GOLDEN_ROWS])
+    staging.rename(folder.model)
+    return digest
