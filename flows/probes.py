@@ -200,7 +200,8 @@ def _knn_class(
 def _ridge(
     x: NDArray[Any], x_test: NDArray[Any], y: NDArray[Any], y_test: NDArray[Any]
 ) -> tuple[float, float]:
-    return _r2(y_test, Ridge(alpha=1.0).fit(x, y).predict(x_test))
+    predicted = Ridge(alpha=1.0).fit(x, y).predict(x_test)
+    return _r2(y_test, predicted.reshape(y_test.shape))  # one output comes back flat
 
 
 def _knn_quantity(

@@ -122,15 +122,16 @@ def test_the_work_is_bounded_and_the_answer_fixed(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(probes, "TRAIN_ROWS", 300)
     monkeypatch.setattr(probes, "TEST_ROWS", 100)
     x = numbers(2000, 40)
-    arguments = {
-        "latents": halves(x[:, :5]),
-        "inputs": halves(x),
-        "labels": halves(x[:, 0] > 0),
+    x = np.concatenate([x[x[:, 0] > 0.5], x[x[:, 0] <= 0.5]])  # the first rows are one class
+    parts = {
+        name: (value[::2], value[1::2])
+        for name, value in {"latents": x[:, :5], "inputs": x, "labels": x[:, 0] > 0.5}.items()
     }
 
-    first = probe_features(**arguments)
+    first = probe_features(**parts)
     assert (first[0].train_rows, first[0].test_rows) == (300, 100)
-    assert probe_features(**arguments) == first
+    assert first[0].chance == pytest.approx(0.69, abs=0.02)
+    assert probe_features(**parts) == first
 
 
 def test_a_rotation_loses_nothing() -> None:
