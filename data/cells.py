@@ -63,13 +63,27 @@ def matrix(array: pa.Array) -> npt.NDArray[Any]:
 
 
 def column_of(values: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
-    """Return rows × entries as a column of fixed-length cells: the inverse of `matrix`."""
-    rows, width = values.shape
+    """Return rows × entries as a column of fixed-length cells: the inverse of `matrix`.
+
+    NaN is null, and a row that is all NaN is a null cell.
+    """
+    missing = pa.array(np.isnan(values).all(1))
     if is_bytes(kind):
-        data = np.ascontiguousarray(values, np.uint8)
-        return pa.Array.from_buffers(kind, rows, [None, pa.py_buffer(data)])
-    flat = pa.array(values.ravel()).cast(kind.value_type)
-    return pa.FixedSizeListArray.from_arrays(flat, width)
+        data = np.nan_to_num(rounded(values, pa.uint8())).astype(np.uint8)
+        images = pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(data)])
+        return pc.if_else(missing, pa.scalar(None, kind), images)
+    flat = pa.array(rounded(values, kind.value_type).ravel(), from_pandas=True)
+    cells = flat.cast(kind.value_type)
+    return pa.FixedSizeListArray.from_arrays(cells, kind.list_size, mask=missing)
+
+
+def rounded(values: npt.NDArray[Any], kind: pa.DataType) -> npt.NDArray[Any]:
+    """Round to what an integer type can hold; leave values of other types as they are."""
+    if not pa.types.is_integer(kind):
+        return values
+    limits = np.iinfo(kind.to_pandas_dtype())
+    low, high = float(limits.min), float(limits.max)
+    return np.rint(values).clip(low, high if high < 2**53 else np.nextafter(high, 0))
 
 
 def list_lengths(array: pa.Array) -> pa.Array:

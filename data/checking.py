@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from data.cells import is_number, matrix, numbers
 from data.conform import MisfitError, conform_column, conform_indices
-from data.contract import ROW_ID, ColumnContract, Contract, near_miss
+from data.contract import ROW_ID, ColumnContract, Contract, hint
 from data.splits import hash_keys
 
 SHOWN_ROWS = 5
@@ -124,6 +124,8 @@ class Checker:
             if not self._is_tolerable(column, code, tally)
         ]
         order = [column.name for column in self.contract.columns]
+        codes = list(WAYS_OUT)
+        found.sort(key=lambda breach: codes.index(breach.code))
         found = sorted([*self._misfits.values(), *found], key=lambda b: order.index(b.column))
         return found + self._duplicates()
 
@@ -144,9 +146,7 @@ class Checker:
         missing = [source for source in column.sources if source not in table.column_names]
         try:
             if missing:
-                raise MisfitError(
-                    f"missing; {near_miss('column', missing[0], table.column_names)}"
-                )
+                raise MisfitError(f"missing; {hint(missing[0], table.column_names)}")
             cells = {column.name: conform_column(table[column.name], column)}
             if column.indices is not None:
                 cells[column.indices] = conform_indices(table[column.indices])

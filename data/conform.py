@@ -52,10 +52,7 @@ def _cast(plain: pa.Array, column: ColumnContract, target: pa.DataType) -> pa.Ar
         return _in_utc(plain)
     if _family(source) != _family(target):
         raise MisfitError(_misfit(source, target, ""))
-    cells = plain.cast(target)
-    if pa.types.is_floating(target):
-        cells = pc.if_else(pc.is_nan(cells), pa.scalar(None, target), cells)
-    return cells
+    return _without_nan(plain.cast(target))
 
 
 def _cast_entries(plain: pa.Array, column: ColumnContract, target: pa.DataType) -> pa.Array:
@@ -80,13 +77,19 @@ def _cast_entries(plain: pa.Array, column: ColumnContract, target: pa.DataType) 
     flat = flat.cast(entry)
     missing = pc.is_null(plain) if plain.null_count else None
     if not is_bytes(target):
-        return pa.FixedSizeListArray.from_arrays(flat, length, mask=missing)
+        return pa.FixedSizeListArray.from_arrays(_without_nan(flat), length, mask=missing)
     if flat.null_count:
         raise MisfitError(_misfit(source, target, "and some pixels are null"))
     start = flat.offset
     data = flat.buffers()[1][start : start + len(flat)] if len(flat) else pa.py_buffer(b"")
     images = pa.Array.from_buffers(target, len(plain), [None, data])
     return images if missing is None else pc.if_else(missing, pa.scalar(None, target), images)
+
+
+def _without_nan(cells: pa.Array) -> pa.Array:
+    if not pa.types.is_floating(cells.type):
+        return cells
+    return pc.if_else(pc.is_nan(cells), pa.scalar(None, cells.type), cells)
 
 
 def _in_utc(times: pa.Array) -> pa.Array:

@@ -247,10 +247,14 @@ def arrow_type(name: str) -> pa.DataType:
 
 def near_miss(noun: str, name: str, known: Iterable[str]) -> str:
     """Say that `name` is unknown, and what was perhaps meant."""
+    return f"unknown {noun} {name!r}; {hint(name, known)}"
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """Say what was perhaps meant by `name`, or what there is."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-    return f"unknown {noun} {name!r}; {hint}"
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
 
 
 def refuse_unknown(settings: Mapping[str, Any], known: Iterable[str], *, where: str) -> None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.cells import column_of, is_bytes, matrix, numbers
+from data.cells import column_of, matrix, numbers, rounded
 from data.contract import OTHER, ColumnContract, Scalar, arrow_type
 
 CODED_KINDS = ("binary", "categorical", "ordinal")
@@ -95,7 +95,7 @@ def encode(column: EncodedColumn, table: Mapping[str, pa.Array]) -> npt.NDArray[
         return _codes(column, cells)[:, None]
     if column.indices is not None:
         return _dense(cells, table[column.indices], column.width)
-    if column.width > 1 or column.length is not None:
+    if column.kind == "pixels" or column.length is not None:
         values = matrix(cells).astype(np.float64)
         values[cells.is_null().to_numpy(zero_copy_only=False)] = np.nan
     else:
@@ -114,11 +114,6 @@ def decode(column: EncodedColumn, entries: npt.NDArray[Any]) -> dict[str, pa.Arr
     kind = column.stored_type
     if column.kind in CODED_KINDS:
         return {column.name: _labels(column, entries[:, 0])}
-    if is_bytes(kind):
-        missing = np.isnan(entries).all(1)
-        whole = np.nan_to_num(np.rint(entries)).clip(0, 255)
-        images = column_of(whole.astype(np.uint8), kind)
-        return {column.name: pc.if_else(pa.array(missing), pa.scalar(None, kind), images)}
     if column.indices is not None:
         return _sparse(column, entries)
     scales, shifts = (
@@ -130,9 +125,10 @@ def decode(column: EncodedColumn, entries: npt.NDArray[Any]) -> dict[str, pa.Arr
         values = shifts + scales * values
     if column.log:
         values = np.exp(values)
-    if column.width > 1 or column.length is not None:
-        return {column.name: column_of(_whole(values, kind.value_type), kind)}
-    return {column.name: _scalars(values[:, 0], kind)}
+    if column.kind == "pixels" or column.length is not None:
+        return {column.name: column_of(values, kind)}
+    cells = pa.array(rounded(values[:, 0], kind), from_pandas=True)
+    return {column.name: cells.cast(kind)}
 
 
 def _codes(column: EncodedColumn, cells: pa.Array) -> npt.NDArray[np.float64]:
@@ -177,19 +173,6 @@ def _sparse(column: EncodedColumn, entries: npt.NDArray[Any]) -> dict[str, pa.Ar
             (column.indices, pa.array(places.astype(np.int32))),
         )
     }
-
-
-def _scalars(values: npt.NDArray[np.float64], kind: pa.DataType) -> pa.Array:
-    cells = pa.array(_whole(values, kind), from_pandas=True)
-    return cells.cast(kind)
-
-
-def _whole(values: npt.NDArray[np.float64], kind: pa.DataType) -> npt.NDArray[np.float64]:
-    """Round to integers that the type can hold, where it holds integers."""
-    if not pa.types.is_integer(kind):
-        return values
-    limits = np.iinfo(kind.to_pandas_dtype())
-    return np.rint(values).clip(limits.min, np.nextafter(float(limits.max), 0))
 
 
 def _entries(each: tuple[float, ...] | None, shared: float) -> Any:
