@@ -71,7 +71,7 @@ def as_source_error(path: Path) -> Iterator[None]:
         yield
     except SourceError:
         raise
-    except (pa.ArrowException, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (pa.ArrowException, OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise SourceError(
             f"{path} cannot be read: {_without_values(error)}; "
             f"it is damaged, cut short, or not what its suffix says: write it again"
@@ -122,7 +122,8 @@ def _arrow_batches(source: Any) -> Iterator[pa.RecordBatch]:
 
 
 def _open_csv(path: Path) -> Opened:
-    first_line = path.open("rb").readline()
+    with path.open("rb") as file:
+        first_line = file.readline()
     parse = pa.csv.ParseOptions(delimiter=_delimiter(first_line), newlines_in_values=True)
     types: dict[str, pa.DataType] = {}
 
