@@ -150,7 +150,8 @@ class Staging:
     def write_part(self, number: int, table: pa.Table, footer: Mapping[str, str]) -> PartRecord:
         """Write part `number` once; a part that is there and whole is kept.
 
-        `footer` goes into the Parquet metadata, with the publication id and the number.
+        `footer` goes into the Parquet metadata, with the number and the publication id
+        (unless `footer` has a `publication` of its own).
         """
         path = self._part_path(number)
         while (adopted := self.adopt(number, footer)) is None:
@@ -226,7 +227,7 @@ class Staging:
 
     def _footer(self, number: int, footer: Mapping[str, str]) -> dict[bytes, bytes]:
         own = {"publication": self.id, "part": str(number)}
-        return {key.encode(): value.encode() for key, value in {**footer, **own}.items()}
+        return {key.encode(): value.encode() for key, value in {**own, **footer}.items()}
 
     def _record(self, file: Path, path: Path, rows: int) -> PartRecord:
         return PartRecord(
