@@ -42,6 +42,13 @@ class SpecError(ValueError):
     """A person's settings name something that does not exist or does not fit."""
 
 
+class UnknownNameError(KeyError):
+    """There is nothing of that name; the message offers the near miss."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # a KeyError's own text is quoted
+
+
 @dataclass(frozen=True, kw_only=True)
 class ColumnContract:
     """One column of the raw table.
@@ -195,7 +202,9 @@ class Contract:
         for column in self.columns:
             if column.name == name:
                 return column
-        raise KeyError(near_miss("column", name, [column.name for column in self.columns]))
+        raise UnknownNameError(
+            near_miss("column", name, [column.name for column in self.columns])
+        )
 
     def to_json(self) -> str:
         """Write the contract for people and for `from_json`."""

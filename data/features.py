@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.cells import matrix
-from data.contract import ROW_ID, Contract, near_miss
+from data.contract import ROW_ID, Contract, UnknownNameError, near_miss
 from data.publication import (
     FormatError,
     check_format,
@@ -42,11 +42,8 @@ LATEST_FORMAT = "latent-features/latest"
 Floats = npt.NDArray[np.float32]
 
 
-class NotPublishedError(KeyError):
+class NotPublishedError(UnknownNameError):
     """There are no such features; the message says what there is."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 def feature_names(prefix: str, latents: int) -> list[str]:
@@ -139,12 +136,11 @@ class Features:
         """Yield rows in order, at most `rows` at a time; all columns or some, all rows or a split.
 
         Raises:
-            KeyError: a column does not exist; offers the near miss.
+            UnknownNameError: a column does not exist; offers the near miss.
             FormatError: a file is damaged.
         """
         for name in columns or ():
-            if name not in self.schema.names:
-                raise KeyError(near_miss("column", name, self.schema.names))
+            self._field(name)
         read = None if columns is None else [*columns, *({"split"} - set(columns))]
         for part in self.manifest["parts"]:
             try:
@@ -159,7 +155,7 @@ class Features:
     ) -> pa.Table:
         """Read everything at once as an Arrow table."""
         wanted = self.schema.names if columns is None else columns
-        schema = pa.schema([self.schema.field(name) for name in wanted])
+        schema = pa.schema([self._field(name) for name in wanted])
         return pa.Table.from_batches(self.batches(columns=wanted, split=split), schema)
 
     def to_pandas(
@@ -184,6 +180,11 @@ class Features:
         """
         extra = [name for name in self.schema.names if name == on or name not in frame.columns]
         return frame.merge(self.to_pandas(extra), on=on, how="inner", validate="one_to_one")
+
+    def _field(self, name: str) -> pa.Field:
+        if name not in self.schema.names:
+            raise UnknownNameError(near_miss("column", name, self.schema.names))
+        return self.schema.field(name)
 
     def _open(self, part: Mapping[str, Any]) -> pq.ParquetFile:
         return pq.ParquetFile(self.path / part["path"], page_checksum_verification=True)

@@ -9,7 +9,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from data.contract import near_miss
+from data.contract import UnknownNameError, near_miss
 from data.publication import check_format
 
 FORMAT, VERSION = "latent-features/profile", 1
@@ -55,7 +55,9 @@ class Profile:
         for column in self.columns:
             if column.name == name:
                 return column
-        raise KeyError(near_miss("column", name, [column.name for column in self.columns]))
+        raise UnknownNameError(
+            near_miss("column", name, [column.name for column in self.columns])
+        )
 
     def to_json(self) -> str:
         """Write the profile for people, reports and `from_json`."""

@@ -28,6 +28,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.content import content_digest
+
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 ROW_GROUP_ROWS = 131_072
 RENAME_NOREPLACE = 1
@@ -115,6 +117,7 @@ class PartRecord:
     rows: int
     bytes: int
     sha256: str
+    content: str  # the digest of the cells (see `data.content`)
 
 
 class Staging:
@@ -134,14 +137,16 @@ class Staging:
         path = self._part_path(number)
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                metadata = file.schema_arrow.metadata or {}
-                rows = sum(len(batch) for batch in file.iter_batches())
-            record = self._record(path, path, rows)
+                table = file.read()
+            record = self._record(path, path, len(table), content_digest(table))
         except FileNotFoundError:
             return None
         except (pa.ArrowException, OSError):
-            metadata = {}
-        expected = self._footer(number, footer)
+            path.unlink(missing_ok=True)
+            return None
+        # Page checksums do not cover the footer, where names and types are: the digest does.
+        expected = self._footer(number, footer, record.content)
+        metadata = table.schema.metadata or {}
         if any(metadata.get(key) != value for key, value in expected.items()):
             path.unlink(missing_ok=True)
             return None
@@ -153,14 +158,14 @@ class Staging:
         `footer` goes into the Parquet metadata, with the number and the publication id
         (unless `footer` has a `publication` of its own).
         """
-        path = self._part_path(number)
+        path, content = self._part_path(number), content_digest(table)
         while (adopted := self.adopt(number, footer)) is None:
             with _temporary(self.scratch) as temporary:
                 with temporary.open("wb") as file:
-                    write_parquet(file, table, self._footer(number, footer))
+                    write_parquet(file, table, self._footer(number, footer, content))
                     file.flush()
                     os.fsync(file.fileno())
-                record = self._record(temporary, path, len(table))
+                record = self._record(temporary, path, len(table), content)
                 with suppress(FileNotFoundError):  # a twin has just published and cleaned up
                     path.parent.mkdir(parents=True, exist_ok=True)
                     if _name_once(temporary, path):
@@ -225,16 +230,19 @@ class Staging:
     def _part_path(self, number: int) -> Path:
         return self.path / "data" / f"part-{number:05d}.parquet"
 
-    def _footer(self, number: int, footer: Mapping[str, str]) -> dict[bytes, bytes]:
-        own = {"publication": self.id, "part": str(number)}
+    def _footer(
+        self, number: int, footer: Mapping[str, str], content: str
+    ) -> dict[bytes, bytes]:
+        own = {"publication": self.id, "part": str(number), "content": content}
         return {key.encode(): value.encode() for key, value in {**own, **footer}.items()}
 
-    def _record(self, file: Path, path: Path, rows: int) -> PartRecord:
+    def _record(self, file: Path, path: Path, rows: int, content: str) -> PartRecord:
         return PartRecord(
             path=f"data/{path.name}",
             rows=rows,
             bytes=file.stat().st_size,
             sha256=file_digest(file),
+            content=content,
         )
 
 

@@ -22,7 +22,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.checking import Checker, ContractError
-from data.content import content_digest
 from data.contract import ROW_ID, Contract, SpecError
 from data.formats import SourceError
 from data.inference import VERSION as RULES
@@ -261,7 +260,7 @@ def _ingest(recipe: Recipe, root: Path, staging: Staging) -> Snapshot:
     written = _write_parts(recipe, contract, staging)
     fingerprint = digest_of(
         {
-            "content": written.contents,
+            "content": [part.content for part in written.parts],
             "contract": contract.digest,
             "split": recipe.split,
             "version": VERSION,
@@ -278,7 +277,6 @@ def _ingest(recipe: Recipe, root: Path, staging: Staging) -> Snapshot:
         "contract": {"version": contract.version, "digest": contract.digest},
         "split": {"valid": valid, "test": test},
         "split_rows": written.split_rows,
-        "contents": written.contents,
         "counts": written.counts,
         "schema": {f.name: str(f.type) for f in written.schema},
     }
@@ -300,7 +298,6 @@ class Written:
 
     schema: pa.Schema = None
     parts: list[PartRecord] = field(default_factory=list)
-    contents: list[str] = field(default_factory=list)
     split_rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     counts: dict[str, int] = field(default_factory=dict)
     extra: list[str] = field(default_factory=list)
@@ -324,7 +321,6 @@ def _write_parts(recipe: Recipe, contract: Contract, staging: Staging) -> Writte
         for split in SPLITS:
             written.split_rows[split] += int((splits == split).sum())
         written.schema = table.schema
-        written.contents.append(content_digest(table))
         written.parts.append(staging.write_part(number, table, _footer(recipe, contract)))
     if breaches := checker.breaches():
         staging.discard()

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from data.contract import UnknownNameError, near_miss
+
 HERE = Path(__file__).parent
 
 
@@ -14,8 +16,8 @@ def find(name: str) -> Path:
     """Return the spec of that name.
 
     Raises:
-        KeyError: there is none.
+        UnknownNameError: there is none; offers the near miss.
     """
     if name not in names():
-        raise KeyError(f"the catalog has no {name!r}; it has {', '.join(names())}")
+        raise UnknownNameError(near_miss("catalog name", name, names()))
     return HERE / f"{name}.toml"
