@@ -249,3 +249,7 @@ def doctor(
 def main() -> None:
     """Entry point of the command `latents`."""
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -139,7 +139,7 @@ def _pixels(column: EncodedColumn, profile: Profile, chosen: ModelSection) -> Co
         name=column.name,
         likelihood=likelihood,
         width=column.width,
-        scale=column.max or 1.0,
+        scale=float(column.max or 1.0),
         image=column.image,
         missing=column.missing,
         binarization=policy,

@@ -42,6 +42,7 @@ def register_model(
         if verdict is None:
             verdict = _judge(spec, home, folder, registered, evaluation)
         registered = _current(home, registered)
+        tracking.end_run(home, tracking_run)
     value = {
         "name": registered.name,
         "version": registered.version,

@@ -23,6 +23,7 @@ from data.publication import canonical_json, digest_of, replace_file
 from flows.settings import Home
 from flows.spec import Spec
 
+STAGES = ("ingest", "train", "evaluate", "register", "encode", "report")
 ARITHMETIC = 1  # raised when equal settings no longer give equal weights
 
 

@@ -73,7 +73,7 @@ def finished(spec: Spec, home: Home) -> dict[str, Any] | None:
     elapsed_s = round(perf_counter() - started, 3)
     summary["stages"] = {
         name: {"status": "reused", "seconds": elapsed_s if name == "ingest" else 0.0}
-        for name in summary["stages"]
+        for name in runs.STAGES
     }
     return summary
 

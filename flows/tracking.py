@@ -258,6 +258,8 @@ def set_alias(home: Home, name: str, alias: str, version: int) -> None:
             connection.set_registered_model_tag(
                 name, "latents.champions", json.dumps([*journal, version])
             )
+        if connection.get_registered_model(name).aliases.get(CHALLENGER) == str(version):
+            connection.delete_registered_model_alias(name, CHALLENGER)
     connection.set_registered_model_alias(name, alias, str(version))
 
 
