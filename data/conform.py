@@ -60,6 +60,9 @@ def _cast_entries(plain: pa.Array, column: ColumnContract, target: pa.DataType) 
     if column.indices is not None:
         return plain.cast(target)
     entry, length = arrow_type(column.dtype), column.entries
+    if pa.types.is_binary(source):  # what pandas makes of bytes
+        plain = plain.cast(pa.binary(length))
+        source = plain.type
     if is_bytes(source):
         if source.byte_width != length:
             raise MisfitError(_misfit(source, target, ""))

@@ -51,6 +51,7 @@ FITS = {
     ),
     "lists of integers are images": (pa.array([[1, 2], None]), IMAGE, [b"\1\2", None]),
     "bytes are images": (pa.array([b"\1\2", None], pa.binary(2)), IMAGE, [b"\1\2", None]),
+    "bytes of one length are images": (pa.array([b"\1\2", None]), IMAGE, [b"\1\2", None]),
     "lists of one length are vectors": (pa.array([[1, 2], None]), VECTOR, [[1, 2], None]),
     "a missing entry stays missing": (pa.array([[None, 2.0]]), VECTOR, [[None, 2]]),
 }
@@ -82,6 +83,7 @@ MISFITS = {
     "pixels are not rounded": (pa.array([[0.5, 1.0]]), IMAGE),
     "pixels are all there": (pa.array([[None, 1]]), IMAGE),
     "images have one size": (pa.array([b"\1\2\3"], pa.binary(3)), IMAGE),
+    "bytes have one length": (pa.array([b"\1\2", b"\1"]), IMAGE),
     "lists have one length": (pa.array([[1.0], [1.0, 2.0]]), VECTOR),
     "a number is no list": (pa.array([1.0]), VECTOR),
 }
