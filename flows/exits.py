@@ -12,6 +12,8 @@ EXIT_CODES = {
     "flows.lookup.NotFoundError": 2,
     "vae_engine.config.ConfigError": 2,
     "data.contract.SpecError": 2,
+    "data.contract.UnknownNameError": 2,
+    "data.features.NotPublishedError": 2,
     "data.formats.SourceError": 3,
     "data.checking.ContractError": 3,
     "data.publication.FormatError": 3,

@@ -32,7 +32,7 @@ class LatentFeatures(PythonModel):
         self.model = load_model(folder)
         contract = Contract.from_json((folder / "contract.json").read_text(encoding="utf-8"))
         # Key and label are not asked for, and one new category must not fail a request.
-        columns = tuple(replace(column, max_unknown=1.0) for column in contract.encoded)
+        columns = tuple(replace(c, max_unknown=1.0) for c in contract.inputs.columns)
         self.contract = replace(contract, columns=columns)
         self.preprocessor = Preprocessor.from_json(
             (folder / "preprocessor.json").read_text(encoding="utf-8")

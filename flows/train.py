@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data.preprocessing import Preprocessor
-from data.preprocessing import fit as fit_preprocessor
+from data.preprocessing import Preprocessor, fit_preprocessor
 from data.publication import canonical_json, locked, replace_file
 from data.snapshot import Snapshot, open_snapshot
 from flows import handoff
@@ -47,7 +46,7 @@ def train_model(spec: Spec, home: Home, snapshot_path: str) -> Stage:
 
 
 def _train(spec: Spec, snapshot: Snapshot, folder: RunFolder) -> Mapping[str, Any]:
-    preprocessor = fit_preprocessor(snapshot.batches(split="train"), snapshot.contract)
+    preprocessor = fit_preprocessor(snapshot)
     train = handoff.load_rows(snapshot, preprocessor, "train")
     valid = handoff.load_rows(snapshot, preprocessor, "valid", limit=handoff.VALID_ROWS)
     config = handoff.model_config(spec, preprocessor, snapshot)
