@@ -2,7 +2,8 @@
 
 A checkpoint is a folder `step-<number>`:
 
-    tensors.safetensors   weights `model.*` and optimizer moments `optimizer.<parameter>.*`
+    tensors.safetensors   weights `model.*`, optimizer moments `optimizer.<parameter>.*` and,
+                          where the plan keeps it, the weights' moving average `average.*`
     state.json            format, step, sha256 of the tensors, model configuration, plan, and
                           `extra`: whatever the caller needs to go on (JSON)
 
@@ -125,6 +126,7 @@ def _tensors(state: TrainState) -> dict[str, Tensor]:
     for name, parameter in state.model.named_parameters():
         for key, value in state.optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{name}.{key}"] = value
+    tensors |= {f"average.{name}": tensor for name, tensor in (state.average or {}).items()}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 

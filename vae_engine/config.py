@@ -5,62 +5,54 @@ same dataclasses go to JSON and back (`to_mapping`, `from_mapping`) in artifacts
 """
 
 import dataclasses
-import difflib
 import math
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vae_engine.checks import at_least, between, keys, one_of, positive
+
 LIKELIHOODS = (
     "bernoulli",
+    "continuous_bernoulli",
     "gaussian",
+    "gaussian_per_row",
     "student_t",
     "log_normal",
     "categorical",
     "ordinal",
     "poisson",
     "negative_binomial",
+    "zero_inflated_negative_binomial",
+    "discretized_logistic",
 )
 BINARIZATIONS = ("none", "dynamic", "static", "threshold")
 ACTIVATIONS = ("tanh", "relu", "silu", "gelu", "softplus")
-NETWORKS = ("mlp",)
-POSTERIORS = ("diagonal",)
-PRIORS = ("standard",)
-OPTIMIZERS = ("adam",)
-OBJECTIVES = ("elbo", "elbo_sampled", "iwae")
+NETWORKS = ("mlp", "conv", "residual")
+POSTERIORS = ("diagonal", "full", "iaf", "spline")
+PRIORS = ("standard", "mixture", "vamp", "flow")
+WEIGHTS = ("point", "variational")
+OPTIMIZERS = ("adam", "adamw", "adagrad")
+SCHEDULES = ("constant", "cosine", "iwae")
+OBJECTIVES = (
+    "elbo",
+    "elbo_sampled",
+    "elbo_sticking",
+    "iwae",
+    "iwae_doubly_reparameterized",
+    "miwae",
+    "piwae",
+    "full_bayes",
+    "wake_sleep",
+    "mcem",
+)
+GROUPED = ("miwae", "piwae")
 PRECISIONS = ("float32", "bfloat16")
 
 
 class ConfigError(ValueError):
     """A setting is unknown, of the wrong type, or outside its range."""
-
-
-def known_keys(cls: type, mapping: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Return `mapping` as keyword arguments of the dataclass `cls`; lists become tuples.
-
-    Raises:
-        ConfigError: a key is not a field (the message offers the near miss), or a field
-            without a default is absent. All of them at once.
-    """
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    faults = []
-    for key in mapping:
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {sorted(fields)}"
-            faults.append(f"unknown key {key!r}; {hint}")
-    for name, field in fields.items():
-        required = (
-            field.default is dataclasses.MISSING
-            and field.default_factory is dataclasses.MISSING
-        )
-        if required and name not in mapping:
-            faults.append(f"key {name!r} is required")
-    refuse(source, faults)
-    return {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in mapping.items()
-    }
 
 
 def refuse(source: str, faults: Sequence[str]) -> None:
@@ -69,29 +61,20 @@ def refuse(source: str, faults: Sequence[str]) -> None:
         raise ConfigError(f"{source}: " + "; ".join(faults))
 
 
-def one_of(name: str, value: object, choices: Sequence[str]) -> list[str]:
-    """Say what is wrong with a choice, and which name was probably meant."""
-    if value in choices:
-        return []
-    near = difflib.get_close_matches(str(value), choices, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose from {list(choices)}"
-    return [f"{name} is {value!r}; {hint}"]
+def arguments(cls: type, mapping: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return `mapping` as keyword arguments of the dataclass `cls`.
 
-
-def at_least(name: str, value: object, least: int) -> list[str]:
-    """Say what is wrong with a number that should be a whole one, `least` or more."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if whole and value >= least:  # type: ignore[operator]  # whole says it is an int
-        return []
-    return [f"{name} is {value!r}; it must be a whole number, at least {least}"]
-
-
-def positive(name: str, value: object) -> list[str]:
-    """Say what is wrong with a number that should be finite and above zero."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and math.isfinite(value) and value > 0:  # type: ignore[arg-type,operator]
-        return []
-    return [f"{name} is {value!r}; it must be a finite number above 0"]
+    Lists become tuples, and whole numbers become floats where a float is declared: JSON and TOML
+    write 1 for 1.0.
+    """
+    refuse(source, keys(cls, mapping))
+    declared = {field.name: field.type for field in dataclasses.fields(cls)}
+    values = {}
+    for key, value in mapping.items():
+        value = tuple(value) if isinstance(value, list) else value
+        floats = float in (declared[key], *typing.get_args(declared[key]))
+        values[key] = float(value) if floats and type(value) is int else value
+    return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,21 +95,28 @@ class Column:
     missing: bool = False  # may be NaN: marked in the encoder's input
     image: tuple[int, int, int] | None = None  # height, width, channels; channels last in x
     binarization: str = "none"  # bernoulli pixels only
+    stddev: float | None = (
+        None  # gaussian: noise that is not learned, in units of x (intensity)
+    )
+    components: int = 1  # discretized_logistic: logistics in the mixture
 
     def __post_init__(self) -> None:
         faults = one_of("likelihood", self.likelihood, LIKELIHOODS)
         faults += one_of("binarization", self.binarization, BINARIZATIONS)
-        faults += at_least("width", self.width, 1)
+        faults += at_least("width", self.width, 1) + at_least("components", self.components, 1)
         if self.likelihood in ("categorical", "ordinal"):
             faults += at_least("categories", self.categories, 2)
             if self.width != 1:
                 faults.append(f"width is {self.width}; a column of codes has one entry")
         if self.image is not None and math.prod(self.image) != self.width:
-            faults.append(
-                f"image {self.image} has {math.prod(self.image)} entries, not {self.width}"
-            )
+            entries = math.prod(self.image)
+            faults.append(f"image {self.image} has {entries} entries, not {self.width}")
         if self.binarization != "none" and self.likelihood != "bernoulli":
             faults.append(f"binarization {self.binarization!r} is for the bernoulli likelihood")
+        if self.stddev is not None:
+            faults += positive("stddev", self.stddev)
+            if self.likelihood != "gaussian":
+                faults.append("stddev is for the gaussian likelihood")
         for name, value in (("shift", self.shift), ("scale", self.scale)):
             if isinstance(value, tuple) and len(value) != self.width:
                 faults.append(f"{name} has {len(value)} numbers for {self.width} entries")
@@ -137,7 +127,7 @@ class Column:
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], *, source: str) -> "Column":
         """Build a column from parsed JSON or TOML. A key we do not know is an error."""
-        return cls(**known_keys(cls, mapping, source))
+        return cls(**arguments(cls, mapping, source))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,27 +135,65 @@ class ModelConfig:
     """The architecture of one VAE: columns in the order of `x`, latents, networks."""
 
     columns: tuple[Column, ...]
-    latents: int = 20
+    latents: int = 20  # of the layer next to x
+    upper_latents: int | None = None  # of a second stochastic layer above it
     network: str = "mlp"
-    hidden: tuple[int, ...] = (500,)  # of the encoder; the decoder mirrors it
+    hidden: tuple[int, ...] = (
+        500,
+    )  # of the encoder, the decoder mirrors it; channels of images
+    upper_hidden: tuple[int, ...] = (100,)  # between the two stochastic layers
     activation: str = "tanh"
     posterior: str = "diagonal"
     prior: str = "standard"
+    components: int = 50  # of the priors mixture and vamp
+    transforms: int = 2  # of a posterior or a prior that is a flow
+    transform_hidden: tuple[int, ...] = (64,)
+    one_hot_up_to: int = 64  # categories; more of them are embedded
+    embedding_width: int = 16
+    weights: str = "point"  # variational: the decoder's weights have a posterior (appendix F)
+    initial_stddev: float | None = None  # of all weights; None: Glorot's rule
 
     def __post_init__(self) -> None:
         faults = [] if self.columns else ["columns is empty; a model needs at least one"]
         names = [column.name for column in self.columns]
-        faults += [
-            f"column {n!r} occurs twice"
-            for n in sorted({n for n in names if names.count(n) > 1})
-        ]
-        faults += at_least("latents", self.latents, 1)
-        faults += [fault for width in self.hidden for fault in at_least("hidden", width, 1)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        faults += [f"column {name!r} occurs twice" for name in twice]
+        for name in ("latents", "components", "transforms", "one_hot_up_to", "embedding_width"):
+            faults += at_least(name, getattr(self, name), 1)
+        for name in ("hidden", "upper_hidden", "transform_hidden"):
+            faults += [f for width in getattr(self, name) for f in at_least(name, width, 1)]
         faults += one_of("network", self.network, NETWORKS)
         faults += one_of("activation", self.activation, ACTIVATIONS)
         faults += one_of("posterior", self.posterior, POSTERIORS)
         faults += one_of("prior", self.prior, PRIORS)
-        refuse("model", faults)
+        faults += one_of("weights", self.weights, WEIGHTS)
+        if self.initial_stddev is not None:
+            faults += positive("initial_stddev", self.initial_stddev)
+        refuse("model", faults + self._combinations())
+
+    def _combinations(self) -> list[str]:
+        """Fault settings that are right alone and wrong together."""
+        faults = []
+        images = [column for column in self.columns if column.image is not None]
+        if self.network != "mlp" and len(images) != 1:
+            faults.append(
+                f"network {self.network!r} needs one column of pixels, not {len(images)}"
+            )
+        if self.network != "mlp" and not self.hidden:
+            faults.append(f"network {self.network!r} needs hidden, the channels of each level")
+        if self.prior == "vamp" and self.posterior not in ("diagonal", "full"):
+            faults.append(
+                f"prior 'vamp' is a mixture of posteriors, and {self.posterior!r} is slow"
+            )
+        if self.upper_latents is not None:
+            faults += at_least("upper_latents", self.upper_latents, 1)
+            if (self.posterior, self.prior) != ("diagonal", "standard"):
+                faults.append("upper_latents needs posterior 'diagonal' and prior 'standard'")
+        if "flow" in self.prior and self.latents < 2:
+            faults.append("prior 'flow' needs two latents or more")
+        if self.posterior in ("iaf", "spline") and self.latents < 2:
+            faults.append(f"posterior {self.posterior!r} needs two latents or more")
+        return faults
 
     @property
     def features(self) -> int:
@@ -178,17 +206,22 @@ class ModelConfig:
         widths = [column.width for column in self.columns]
         return tuple(sum(widths[:k]) for k in range(len(widths)))
 
+    @property
+    def total_latents(self) -> int:
+        """Coordinates of z, both stochastic layers."""
+        return self.latents + (self.upper_latents or 0)
+
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], *, source: str) -> "ModelConfig":
         """Build a configuration from parsed JSON or TOML. A key we do not know is an error."""
-        arguments = known_keys(cls, mapping, source)
+        settings = arguments(cls, mapping, source)
         columns = tuple(
             column
             if isinstance(column, Column)
             else Column.from_mapping(column, source=f"{source}, column {k}")
-            for k, column in enumerate(arguments["columns"])
+            for k, column in enumerate(settings["columns"])
         )
-        return cls(**{**arguments, "columns": columns})
+        return cls(**{**settings, "columns": columns})
 
     def to_mapping(self) -> dict[str, Any]:
         """Return plain values that `from_mapping` reads back."""
@@ -203,10 +236,20 @@ class TrainingPlan:
     epochs: int | None = None
     steps: int | None = None
     batch_rows: int = 100
-    learning_rate: float = 1e-3
-    optimizer: str = "adam"
     objective: str = "elbo"
     samples: int = 1  # Monte Carlo draws of z per row
+    groups: int | None = None  # M of miwae and piwae: `samples` are M groups of K
+    beta: float = 1.0  # weight of the KL in what is maximized; reports have the plain ELBO
+    warmup_steps: int = 0  # over which beta rises from 0
+    free_nats: float = 0.0  # of each latent's KL, which cost nothing
+    weight_prior: bool = False  # p(theta) = N(0, I): maximum a posteriori, as in the paper
+    optimizer: str = "adam"
+    learning_rate: float = 1e-3
+    schedule: str = "constant"
+    betas: tuple[float, float] = (0.9, 0.999)  # adam, adamw
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0  # adamw
+    average_decay: float | None = None  # of the moving average of the weights
     clip_norm: float | None = 100.0  # of the gradient of the mean objective per row
     patience: int | None = None  # validations without a better ELBO before stopping
     device: str = "cpu"
@@ -216,17 +259,43 @@ class TrainingPlan:
         faults = at_least("seed", self.seed, 0)
         if (self.epochs is None) == (self.steps is None):
             faults.append("give either epochs or steps")
-        faults += [] if self.epochs is None else at_least("epochs", self.epochs, 1)
-        faults += [] if self.steps is None else at_least("steps", self.steps, 1)
+        for name in ("epochs", "steps", "patience", "groups"):
+            value = getattr(self, name)
+            faults += [] if value is None else at_least(name, value, 1)
         faults += at_least("batch_rows", self.batch_rows, 1)
         faults += at_least("samples", self.samples, 1)
+        faults += at_least("warmup_steps", self.warmup_steps, 0)
         faults += positive("learning_rate", self.learning_rate)
+        faults += positive("epsilon", self.epsilon)
         faults += [] if self.clip_norm is None else positive("clip_norm", self.clip_norm)
-        faults += [] if self.patience is None else at_least("patience", self.patience, 1)
+        for name in ("beta", "free_nats", "weight_decay"):
+            faults += between(name, getattr(self, name), 0.0, math.inf)
+        faults += [fault for beta in self.betas for fault in between("betas", beta, 0.0, 1.0)]
+        if self.average_decay is not None:
+            faults += between("average_decay", self.average_decay, 0.0, 1.0)
         faults += one_of("optimizer", self.optimizer, OPTIMIZERS)
+        faults += one_of("schedule", self.schedule, SCHEDULES)
         faults += one_of("objective", self.objective, OBJECTIVES)
         faults += one_of("precision", self.precision, PRECISIONS)
-        refuse("training", faults)
+        refuse("training", faults + self._combinations())
+
+    def _combinations(self) -> list[str]:
+        """Fault settings that are right alone and wrong together."""
+        faults = []
+        weighted = self.beta != 1 or self.warmup_steps or self.free_nats
+        if weighted and self.objective != "elbo":
+            faults.append(f"beta, warmup_steps and free_nats do not go with {self.objective!r}")
+        if (self.objective in GROUPED) != (self.groups is not None):
+            faults.append(f"groups is for {' and '.join(GROUPED)}, and they need it")
+        elif self.groups is not None and self.samples % self.groups:
+            faults.append(
+                f"samples is {self.samples}, which {self.groups} groups do not share evenly"
+            )
+        if self.weight_prior and self.objective == "full_bayes":
+            faults.append("weight_prior is part of objective 'full_bayes' already")
+        if self.weight_decay and self.optimizer != "adamw":
+            faults.append("weight_decay is for optimizer 'adamw'")
+        return faults
 
     def total_steps(self, rows: int) -> int:
         """Steps that training on `rows` rows takes; the short last batch of an epoch counts."""
@@ -238,7 +307,7 @@ class TrainingPlan:
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], *, source: str) -> "TrainingPlan":
         """Build a plan from parsed TOML. A key we do not know is an error."""
-        return cls(**known_keys(cls, mapping, source))
+        return cls(**arguments(cls, mapping, source))
 
     def to_mapping(self) -> dict[str, Any]:
         """Return plain values that `from_mapping` reads back."""

@@ -79,3 +79,49 @@ def ordinal_logits(
     widths = torch.log(-torch.expm1(thresholds[:-1] - thresholds[1:]))
     middle = functional.logsigmoid(upper[..., 1:]) + functional.logsigmoid(-upper[..., :-1])
     return torch.cat([first, middle + widths, last], -1)
+
+
+def continuous_bernoulli(
+    x: Float[Tensor, "*#a"], logits: Float[Tensor, "*#a"]
+) -> Float[Tensor, "*a"]:
+    """log of l e^(l x) / (e^l - 1) on [0, 1]: the Bernoulli made a density of grey values.
+
+    Loaiza-Ganem & Cunningham (2019), whose constant C(p) is l / tanh(l / 2) in logits.
+    """
+    return x * logits - log_tilt(logits)
+
+
+def log_tilt(logits: Float[Tensor, "*a"]) -> Float[Tensor, "*a"]:
+    """log((e^l - 1) / l), by its series near 0 and without overflow far from it."""
+    near = logits.abs() < 0.5  # the series' next term, l^6 / 181440, is below 1e-7 here
+    square = logits.square()
+    series = 0.5 * logits + square / 24 - square.square() / 2880
+    size = torch.where(near, 1.0, logits.abs())  # keeps the unused branch finite
+    far = logits.clamp(min=0) + torch.log(-torch.expm1(-size) / size)
+    return torch.where(near, series, far)
+
+
+def zero_inflated(
+    x: Float[Tensor, "*#a"], log_mass: Float[Tensor, "*#a"], gate: Float[Tensor, "*#a"]
+) -> Float[Tensor, "*a"]:
+    """log of pi [x = 0] + (1 - pi) mass(x), with pi = sigmoid(gate)."""
+    counted = functional.logsigmoid(-gate) + log_mass
+    return torch.where(x == 0, torch.logaddexp(functional.logsigmoid(gate), counted), counted)
+
+
+def discretized_logistic(
+    x: Float[Tensor, "*#a"],
+    mean: Float[Tensor, "*#a"],
+    log_scale: Float[Tensor, "*#a"],
+    highest: Float[Tensor, "*#a"],
+) -> Float[Tensor, "*a"]:
+    """Log mass of the integer x in 0..highest under a logistic, rounded; Salimans et al. (2017).
+
+    The bins of 0 and of `highest` reach to infinity, so that the masses sum to one. Mean and scale
+    are in units of x. See `ordinal_logits` for the difference of two sigmoids.
+    """
+    precision = (-log_scale).exp()
+    upper, lower = (x + 0.5 - mean) * precision, (x - 0.5 - mean) * precision
+    below, above = functional.logsigmoid(upper), functional.logsigmoid(-lower)
+    between = below + above + torch.log(-torch.expm1(-precision))
+    return torch.where(x <= 0, below, torch.where(x >= highest, above, between))

@@ -5,7 +5,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from vae_engine.model import VAE
-from vae_engine.objectives import kl
+from vae_engine.objectives import draws_and_kl
 
 WORST = 3  # columns and rows that are named
 
@@ -24,10 +24,8 @@ def diagnosis(
 
     Rows are named by their position in the batch; values are never shown, for they may be private.
     """
-    q = model.posterior(x)
-    z = q.reparameterize(noise)
+    z, rate = draws_and_kl(model, model.posterior(x), noise)
     by_column = model.log_likelihood_per_column(x, z).mean(0)
-    rate = kl(model, q, z)
     by_row = by_column.sum(-1) - rate
     names = [column.name for column in model.config.columns]
     lines = [

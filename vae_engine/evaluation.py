@@ -14,7 +14,7 @@ from torch import Tensor
 from vae_engine.binarization import binarized_for_evaluation
 from vae_engine.model import VAE
 from vae_engine.noise import keyed_noise
-from vae_engine.objectives import kl, kl_per_latent
+from vae_engine.objectives import draws_and_kl, kl_per_latent
 
 ACTIVE_VARIANCE = 0.01  # Burda et al. (2016), section 5: Var_x(E_q[z]) of a unit in use
 
@@ -90,10 +90,11 @@ def evaluate(
     for x, row_keys in batches:
         x = binarized_for_evaluation(model.config, x, row_keys, seed)
         q = model.posterior(x)
-        z = q.reparameterize(keyed_noise(seed, row_keys, 0, samples, model.latents))
+        noise = keyed_noise(seed, row_keys, 0, samples, model.latents)
+        z, divergence = draws_and_kl(model, q, noise)
         by_column = model.log_likelihood_per_column(x, z).mean(0)
         by_latent = kl_per_latent(model, q)
-        log_likelihood, divergence = by_column.sum(-1), kl(model, q, z)
+        log_likelihood = by_column.sum(-1)
         elbo += Total.of(log_likelihood - divergence)
         distortion += Total.of(-log_likelihood)
         rate += Total.of(divergence)

@@ -1,6 +1,8 @@
 """A latent-variable model: the protocol that every estimator asks for, and the VAE.
 
-Two networks around a latent: q(z | x) = posterior(encoder(x)), p(x | z) = likelihood(decoder(z)).
+Two networks around a latent:
+
+    x -> inputs -> encoder -> head -> q(z | x)          z -> decoder -> tail -> p(x | z)
 """
 
 from typing import Protocol, runtime_checkable
@@ -9,16 +11,19 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from vae_engine.bodies import build_decoder, build_encoder
 from vae_engine.config import ConfigError, ModelConfig
+from vae_engine.heads import build_head
 from vae_engine.inputs import InputLayer
 from vae_engine.likelihoods.rows import RowLikelihood
-from vae_engine.networks import MLP, linear
+from vae_engine.networks import Initial, linear
 from vae_engine.noise import weights_generator
-from vae_engine.posteriors import DiagonalNormal, Posterior
-from vae_engine.priors import StandardNormal
+from vae_engine.posteriors import Posterior
+from vae_engine.priors import build_prior
 from vae_engine.statistics import Statistics
 
-LOG_STDDEV_RANGE = (-11.0, 6.0)  # of a posterior: its square stays a normal float32
+GENERATIVE = ("decoder.", "tail.", "likelihood.", "prior.")
+FIRST_LOG_STDDEV = -5.0  # of variational weights
 
 
 @runtime_checkable
@@ -49,33 +54,49 @@ class VAE(nn.Module):
     """The auto-encoder of Kingma & Welling (2013) for rows of any mix of columns."""
 
     def __init__(
-        self, config: ModelConfig, statistics: Statistics | None, generator: torch.Generator
+        self, config: ModelConfig, statistics: Statistics | None, initial: Initial
     ) -> None:
         super().__init__()
         self.config = config
-        self.latents = config.latents
-        self.inputs = InputLayer(config)
-        self.encoder = MLP(self.inputs.width, config.hidden, config.activation, generator)
-        self.head = linear(self.encoder.outputs, 2 * config.latents, generator)
-        self.prior = StandardNormal(config.latents)
-        self.standard_prior = self.prior.standard
-        self.decoder = MLP(config.latents, config.hidden[::-1], config.activation, generator)
+        self.latents = config.total_latents
+        self.inputs = InputLayer(config, initial)
+        self.encoder = build_encoder(config, self.inputs, initial)
+        self.family = build_head(config, initial)
+        self.head = linear(self.encoder.outputs, self.family.outputs, initial)
         self.likelihood = RowLikelihood(config, statistics)
-        self.tail = linear(self.decoder.outputs, self.likelihood.outputs, generator)
+        self.decoder, self.tail = build_decoder(config, self.likelihood, initial)
         with torch.no_grad():
             self.tail.bias.copy_(self.likelihood.initial_outputs())
+        self.prior = build_prior(
+            config, initial, self._pseudo_inputs(statistics, initial), self.posterior_of_inputs
+        )
+        self.standard_prior = self.prior.standard
+        self.weight_log_stddev: nn.ParameterDict | None = None
+        if config.weights == "variational":
+            generative = self.generative_parameters().items()
+            self.weight_log_stddev = nn.ParameterDict(
+                {
+                    name.replace(".", "/"): torch.full_like(p, FIRST_LOG_STDDEV)
+                    for name, p in generative
+                }
+            )
 
-    def posterior(self, x: Shaped[Tensor, "rows features"]) -> DiagonalNormal:
+    def posterior(self, x: Shaped[Tensor, "rows features"]) -> Posterior:
         """q(z | x) of each row.  Eq. 9 and appendix C."""
-        hidden = self.encoder(self.inputs(x, self.head.weight.dtype))
-        mean, log_stddev = _full_precision(self.head(hidden)).chunk(2, -1)
-        return DiagonalNormal(mean, log_stddev.clamp(*LOG_STDDEV_RANGE).exp())
+        return self.posterior_of_inputs(self.inputs(x, self.head.weight.dtype))
+
+    def posterior_of_inputs(self, inputs: Float[Tensor, "rows width"]) -> Posterior:
+        """q(z | x) from what the encoder's first layer sees."""
+        outputs = self.head(self.encoder(inputs))
+        if outputs.dtype in (torch.float16, torch.bfloat16):
+            outputs = outputs.float()  # posteriors and their KL are taken in full precision
+        return self.family(outputs)
 
     def decode(
         self, z: Float[Tensor, "samples rows latents"]
     ) -> Float[Tensor, "samples rows outputs"]:
         """Return the parameters of p(x | z) as one vector for each draw of each row."""
-        return self.tail(self.decoder(z))
+        return self.tail(self.decoder(z[..., : self.config.latents]))
 
     def log_prior(
         self, z: Float[Tensor, "samples rows latents"]
@@ -101,8 +122,36 @@ class VAE(nn.Module):
 
     def sample(self, rows: int, generator: torch.Generator) -> Float[Tensor, "rows features"]:
         """Draw rows from the model: z ~ p(z), x ~ p(x | z)."""
+        return self.dream(rows, generator)[0]
+
+    @torch.no_grad()
+    def dream(
+        self, rows: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "rows features"], Float[Tensor, "rows latents"]]:
+        """Draw rows together with the z they came from."""
         z = self.prior.sample(rows, generator).to(self.head.weight.dtype)
-        return self.likelihood.sample(self.decode(z[None]), generator)[0]
+        return self.likelihood.sample(self.decode(z[None]), generator)[0], z
+
+    def generative_parameters(self) -> dict[str, nn.Parameter]:
+        """Return theta by name: what p(z) p(x | z) depends on, and nothing of q."""
+        return {
+            name: parameter
+            for name, parameter in self.named_parameters()
+            if name.startswith(GENERATIVE) and name != "prior.pseudo_inputs"
+        }
+
+    @torch.no_grad()
+    def _pseudo_inputs(
+        self, statistics: Statistics | None, initial: Initial
+    ) -> Float[Tensor, "components width"] | None:
+        """Return training rows for a VampPrior to begin from; noise where none are known."""
+        if self.config.prior != "vamp":
+            return None
+        components = self.config.components
+        if statistics is None or not len(statistics.examples):
+            return torch.randn(components, self.inputs.width, generator=initial.generator)
+        rows = self.inputs(statistics.examples, self.head.weight.dtype)
+        return rows[torch.arange(components) % len(rows)].clone()
 
 
 def build_model(config: ModelConfig, *, seed: int, statistics: Statistics | None = None) -> VAE:
@@ -113,19 +162,11 @@ def build_model(config: ModelConfig, *, seed: int, statistics: Statistics | None
             "likelihood" is not one, and its number compares with nothing.
     """
     for column in config.columns:
-        if (
-            statistics is not None
-            and column.name in statistics.grey
-            and column.binarization == "none"
-        ):
+        grey = statistics is not None and column.name in statistics.grey
+        if grey and column.binarization == "none":
             raise ConfigError(
                 f"column {column.name!r} holds values between 0 and {column.scale}, which have no "
                 f"Bernoulli likelihood. Set its binarization to 'dynamic', 'static' or "
                 f"'threshold', or its likelihood to 'gaussian'."
             )
-    return VAE(config, statistics, weights_generator(seed))
-
-
-def _full_precision(outputs: Tensor) -> Tensor:
-    """Leave autocast: posteriors and their KL are taken in float32 or better."""
-    return outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
+    return VAE(config, statistics, Initial(weights_generator(seed), config.initial_stddev))

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -34,6 +35,10 @@ class Posterior(Protocol):
         """log q(z | x)."""
         ...
 
+    def detached(self) -> "Posterior":
+        """Return the same distribution, whose parameters pass no gradient on."""
+        ...
+
 
 @runtime_checkable
 class ClosedFormPosterior(Posterior, Protocol):
@@ -42,6 +47,27 @@ class ClosedFormPosterior(Posterior, Protocol):
     def kl_from_prior(self) -> Float[Tensor, " rows"]:
         """KL(q(z | x) || N(0, I)) in nats."""
         ...
+
+
+@runtime_checkable
+class DrawingPosterior(Posterior, Protocol):
+    """A posterior that knows log q of its own draws more cheaply than of any z."""
+
+    def reparameterize_with_log_prob(
+        self, noise: Float[Tensor, "samples rows latents"]
+    ) -> tuple[Float[Tensor, "samples rows latents"], Float[Tensor, "samples rows"]]:
+        """z = g(noise, x) and log q(z | x), in one pass."""
+        ...
+
+
+def drawn(
+    q: Posterior, noise: Float[Tensor, "samples rows latents"]
+) -> tuple[Float[Tensor, "samples rows latents"], Float[Tensor, "samples rows"]]:
+    """z = g(noise, x) and log q(z | x)."""
+    if isinstance(q, DrawingPosterior):
+        return q.reparameterize_with_log_prob(noise)
+    z = q.reparameterize(noise)
+    return z, q.log_prob(z)
 
 
 class DiagonalNormal(NamedTuple):
@@ -70,3 +96,45 @@ class DiagonalNormal(NamedTuple):
         """KL of each latent; they add, because q and the prior both factorize."""
         variance = self.stddev.square()
         return 0.5 * (self.mean.square() + variance - 1 - variance.log())
+
+    def detached(self) -> "DiagonalNormal":
+        """Return the same distribution, whose parameters pass no gradient on."""
+        return DiagonalNormal(self.mean.detach(), self.stddev.detach())
+
+
+class FullNormal(NamedTuple):
+    """q(z | x) = N(z; mean, L L'), one per row; L = scale_tril is lower triangular."""
+
+    mean: Float[Tensor, "rows latents"]
+    scale_tril: Float[Tensor, "rows latents latents"]
+
+    @property
+    def stddev(self) -> Float[Tensor, "rows latents"]:
+        """Square root of the diagonal of L L'."""
+        return self.scale_tril.square().sum(-1).sqrt()
+
+    def reparameterize(
+        self, noise: Float[Tensor, "samples rows latents"]
+    ) -> Float[Tensor, "samples rows latents"]:
+        """z = mean + L noise."""
+        return self.mean + (self.scale_tril @ noise[..., None]).squeeze(-1)
+
+    def log_prob(
+        self, z: Float[Tensor, "samples rows latents"]
+    ) -> Float[Tensor, "samples rows"]:
+        """log N(L^-1 (z - mean); 0, I) - log |L|."""
+        centred = (z - self.mean)[..., None]
+        noise = torch.linalg.solve_triangular(self.scale_tril, centred, upper=False)
+        return densities.standard_normal(noise.squeeze(-1)).sum(-1) - self._log_volume()
+
+    def kl_from_prior(self) -> Float[Tensor, " rows"]:
+        """KL(q(z | x) || N(0, I)) = (|L|^2 + |mean|^2 - latents) / 2 - log |L|."""
+        squares = self.scale_tril.square().sum((-2, -1)) + self.mean.square().sum(-1)
+        return 0.5 * (squares - self.mean.shape[-1]) - self._log_volume()
+
+    def detached(self) -> "FullNormal":
+        """Return the same distribution, whose parameters pass no gradient on."""
+        return FullNormal(self.mean.detach(), self.scale_tril.detach())
+
+    def _log_volume(self) -> Float[Tensor, " rows"]:
+        return self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)

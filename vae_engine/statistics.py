@@ -7,10 +7,12 @@ models the marginals and no step is spent on finding them (Burda et al. 2016 do 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from vae_engine.config import ModelConfig
+
+EXAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,9 @@ class Statistics:
     stddev: Float[Tensor, " features"]
     frequencies: tuple[Float[Tensor, " _"] | None, ...]  # by column; None where x is no code
     grey: tuple[str, ...]  # bernoulli columns that hold more than their two extremes
+    examples: Shaped[
+        Tensor, "_ features"
+    ]  # a few of the rows, for a prior that is made of rows
 
     @classmethod
     def of(cls, config: ModelConfig, x: Tensor) -> "Statistics":
@@ -42,7 +47,7 @@ class Statistics:
             if column.likelihood == "bernoulli":
                 extreme = (cells == 0) | (cells == torch.as_tensor(column.scale).double())
                 grey += [column.name] if bool((observed & ~extreme).any()) else []
-        return cls(mean, stddev, tuple(frequencies), tuple(grey))
+        return cls(mean, stddev, tuple(frequencies), tuple(grey), x[:EXAMPLES].clone())
 
 
 def _frequencies(codes: Tensor, categories: int) -> Tensor:

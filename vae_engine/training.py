@@ -1,10 +1,12 @@
 """Training on one screen: a state, a step, a loop that yields.
 
-The order of minibatches is a function of (seed, epoch) and the noise of a step of (seed, step),
-so the state of a run is weights, optimizer moments and the number of steps: a run that was
-killed and resumed from a checkpoint ends in the same weights, bit for bit.
+The order of minibatches is a function of (seed, epoch), and the noise, the rate and the weight of
+the KL are functions of (seed, step), so the state of a run is weights, optimizer moments and the
+number of steps: a run that was killed and resumed from a checkpoint ends in the same weights,
+bit for bit.
 """
 
+import copy
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -14,12 +16,16 @@ import torch
 from jaxtyping import Int64, Shaped
 from torch import Tensor, nn
 
+from vae_engine.ascent import Ascent, build_ascent
 from vae_engine.binarization import binarized_for_training
 from vae_engine.config import ModelConfig, TrainingPlan
 from vae_engine.divergence import diagnosis
+from vae_engine.mcem import UPDATES, posterior_draws
 from vae_engine.model import VAE, build_model
 from vae_engine.noise import epoch_generator, step_generator
-from vae_engine.objectives import OBJECTIVES, kl
+from vae_engine.objectives import draws_and_kl
+from vae_engine.optimizers import build_optimizer
+from vae_engine.schedule import learning_rate
 from vae_engine.statistics import Statistics
 
 
@@ -43,25 +49,50 @@ class StepReport(NamedTuple):
     log_likelihood_nats: float
     kl_nats: float
     grad_norm: float
+    learning_rate: float
 
 
 @dataclass
 class TrainState:
-    """All that training changes, and the plan that says how."""
+    """All that training changes, and what says how."""
 
     model: VAE
     optimizer: torch.optim.Optimizer
     plan: TrainingPlan
+    ascent: Ascent
     step: int = 0
+    average: dict[str, Tensor] | None = None  # moving average of the weights, by name
+
+    def averaged_model(self) -> VAE:
+        """Return the model to evaluate and to keep: a copy with the average, if there is one."""
+        if self.average is None:
+            return self.model
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(self.average, strict=False)
+        return model
 
 
 def new_state(
-    config: ModelConfig, plan: TrainingPlan, statistics: Statistics | None = None
+    config: ModelConfig,
+    plan: TrainingPlan,
+    statistics: Statistics | None = None,
+    *,
+    rows: int | None = None,
 ) -> TrainState:
-    """Return the state before the first step: a function of the arguments alone."""
+    """Return the state before the first step: a function of the arguments alone.
+
+    `rows` is the number of training rows, for plans that depend on it: a prior over the
+    weights, a schedule over epochs.
+
+    Raises:
+        ConfigError: plan and model do not go together, or `rows` is missing.
+    """
+    ascent = build_ascent(config, plan, rows)
     model = build_model(config, seed=plan.seed, statistics=statistics).to(plan.device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=plan.learning_rate, fused=True)
-    return TrainState(model, optimizer, plan)
+    state = TrainState(model, build_optimizer(model.parameters(), plan), plan, ascent)
+    if plan.average_decay is not None:
+        state.average = {n: p.detach().clone() for n, p in model.named_parameters()}
+    return state
 
 
 def batch_indices(
@@ -99,10 +130,8 @@ def minibatches(
 def train_step(state: TrainState, batch: Batch, *, report: bool = False) -> StepReport | None:
     """Take one ascent step on the mean objective of the rows of `batch`; mutates `state`.
 
-    Args:
-        state: the model and its optimizer.
-        batch: rows in the encoding of the model.
-        report: also evaluate the terms of the bound, on the same noise.
+    Monte Carlo EM takes several, on the same draws of z. With `report`, the terms of the plain
+    bound are evaluated too, on the same noise.
 
     Raises:
         DivergedError: the objective or its gradient is not finite. Nothing has changed then.
@@ -114,25 +143,16 @@ def train_step(state: TrainState, batch: Batch, *, report: bool = False) -> Step
     noise = torch.randn(
         plan.samples, len(x), model.latents, generator=generator, device=plan.device
     )
-    with precision(plan):
-        objective = OBJECTIVES[plan.objective](model, x, noise).mean()
-    state.optimizer.zero_grad(set_to_none=True)
-    (-objective).backward()  # the one place where the sign turns: we minimize -objective
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm(gradients, foreach=True)
-    value, grad_norm = torch.stack([objective.detach().to(norm.dtype), norm]).tolist()  # waits
-    if not (abs(value) < torch.inf and grad_norm < torch.inf):
-        raise DivergedError(
-            diagnosis(
-                model, x, noise, step=state.step + 1, objective=value, grad_norm=grad_norm
-            )
-        )
-    if plan.clip_norm is not None and grad_norm > plan.clip_norm:
-        torch._foreach_mul_(gradients, plan.clip_norm / grad_norm)
     terms = _terms(model, x, noise, plan) if report else None
-    state.optimizer.step()
+    if plan.objective == "mcem":
+        noise = posterior_draws(model, x, plan.samples, generator)
+    rate = learning_rate(plan, state.step, state.ascent.total_steps)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    for _ in range(UPDATES if plan.objective == "mcem" else 1):
+        value, norm = _ascend(state, x, noise, generator)
     state.step += 1
-    return None if terms is None else StepReport(state.step, value, *terms, grad_norm)
+    return None if terms is None else StepReport(state.step, value, *terms, norm, rate)
 
 
 def fit(
@@ -162,14 +182,43 @@ def precision(plan: TrainingPlan) -> AbstractContextManager[object]:
     return nullcontext()
 
 
+def _ascend(
+    state: TrainState, x: Tensor, noise: Tensor, generator: torch.Generator
+) -> tuple[float, float]:
+    """Update the weights once; return the objective and the norm of its gradient."""
+    plan, model = state.plan, state.model
+    with precision(plan):
+        objective = state.ascent.objective(model, x, noise, state.step, generator)
+    state.optimizer.zero_grad(set_to_none=True)
+    (-objective).backward()  # the one place where the sign turns: we minimize -objective
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients, foreach=True)
+    value, grad_norm = torch.stack([objective.detach().to(norm.dtype), norm]).tolist()  # waits
+    if not (abs(value) < torch.inf and grad_norm < torch.inf):
+        raise DivergedError(
+            diagnosis(
+                model, x, noise, step=state.step + 1, objective=value, grad_norm=grad_norm
+            )
+        )
+    if plan.clip_norm is not None and grad_norm > plan.clip_norm:
+        torch._foreach_mul_(gradients, plan.clip_norm / grad_norm)
+    state.optimizer.step()
+    if state.average is not None and plan.average_decay is not None:
+        decay = min(
+            plan.average_decay, (1 + state.step) / (10 + state.step)
+        )  # forget the start
+        weights = [parameter.detach() for parameter in model.parameters()]
+        torch._foreach_lerp_(list(state.average.values()), weights, 1 - decay)
+    return value, grad_norm
+
+
 @torch.no_grad()
 def _terms(
     model: VAE, x: Tensor, noise: Tensor, plan: TrainingPlan
 ) -> tuple[float, float, float]:
     """ELBO, log likelihood and KL of one batch: means over rows, in nats."""
     with precision(plan):
-        q = model.posterior(x)
-        z = q.reparameterize(noise)
+        z, kl = draws_and_kl(model, model.posterior(x), noise)
         log_likelihood = model.log_likelihood(x, z).mean().item()
-        rate = kl(model, q, z).mean().item()
+        rate = kl.mean().item()
     return log_likelihood - rate, log_likelihood, rate

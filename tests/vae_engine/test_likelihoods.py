@@ -59,7 +59,7 @@ def test_the_likelihood_does_not_depend_on_how_a_column_was_standardized() -> No
     left, right = one(plain), one(scaled)
     right.load_state_dict(left.state_dict())
     with torch.no_grad():  # mean' = (mean - shift) / scale, s' = s / scale, floor and all
-        right.tail.weight /= 2
+        right.get_parameter("tail.weight").div_(2)
         right.tail.bias.copy_((left.tail.bias - 3) / 2)
         for model, scale in ((left, 2.0), (right, 1.0)):
             model.get_submodule("likelihood.blocks.0.family.log_scale").floor = 0.0  # type: ignore[assignment]

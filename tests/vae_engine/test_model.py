@@ -7,6 +7,8 @@ from tests.vae_engine.rows import grey, pictures, random_model, sampled, table
 from vae_engine.config import Column, ConfigError, ModelConfig
 from vae_engine.inputs import InputLayer
 from vae_engine.model import LatentModel, build_model
+from vae_engine.networks import Initial
+from vae_engine.posteriors import ClosedFormPosterior
 from vae_engine.statistics import Statistics
 
 
@@ -45,6 +47,7 @@ def test_every_weight_gets_a_gradient() -> None:
     model, x = random_model(table()), sampled(table(), 30)
     q = model.posterior(x)
     z = q.reparameterize(torch.randn(2, 30, 3, generator=torch.Generator().manual_seed(0)))
+    assert isinstance(q, ClosedFormPosterior)
     (model.log_likelihood(x, z).sum() - q.kl_from_prior().sum()).backward()
 
     silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
@@ -59,7 +62,7 @@ def test_the_encoder_sees_scaled_numbers_marks_and_indicators() -> None:
         Column(name="o", likelihood="ordinal", categories=5),
         Column(name="c", likelihood="categorical", categories=2),
     )
-    layer = InputLayer(ModelConfig(columns=columns))
+    layer = InputLayer(ModelConfig(columns=columns), Initial(torch.Generator()))
     x = torch.tensor([[0.5, 2.0, 7.0, 1.0, 0.0], [torch.nan, torch.nan, 0.0, 4.0, 1.0]])
 
     log8 = torch.tensor(8.0).log().item()
@@ -86,5 +89,6 @@ def test_a_posterior_of_extreme_outputs_stays_finite() -> None:
         model.head.bias[3:] = torch.tensor([-1e6, 1e6, 0.0])
 
     q = model.posterior(sampled(table(), 4))
+    assert isinstance(q, ClosedFormPosterior)
     assert q.kl_from_prior().isfinite().all()
     assert (q.stddev > 0).all()

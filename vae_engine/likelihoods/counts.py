@@ -85,3 +85,44 @@ class NegativeBinomial(Family):
     def initial_outputs(self) -> Float[Tensor, " outputs"]:
         """Log train means."""
         return self.rate.initial_outputs()
+
+
+class ZeroInflatedNegativeBinomial(Family):
+    """p(x | z) = pi [x = 0] + (1 - pi) NB(x): two outputs a cell, log mean and logit of pi."""
+
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        mean: Float[Tensor, " cells"],
+        stddev: Float[Tensor, " cells"],
+    ) -> None:
+        super().__init__()
+        self.counted = NegativeBinomial(columns, mean, stddev)
+        self.outputs = 2 * self.counted.outputs
+
+    def log_prob(
+        self, x: Float[Tensor, "rows cells"], outputs: Float[Tensor, "samples rows outputs"]
+    ) -> Float[Tensor, "samples rows cells"]:
+        """Log mass of each count; see `densities.zero_inflated`."""
+        log_mean, gate = outputs.chunk(2, -1)
+        return densities.zero_inflated(x, self.counted.log_prob(x, log_mean), gate)
+
+    def mean(
+        self, outputs: Float[Tensor, "samples rows outputs"]
+    ) -> Float[Tensor, "samples rows cells"]:
+        """Return (1 - pi) times the mean of the counted."""
+        log_mean, gate = outputs.chunk(2, -1)
+        return (-gate).sigmoid() * self.counted.mean(log_mean)
+
+    def sample(
+        self, outputs: Float[Tensor, "samples rows outputs"], generator: torch.Generator
+    ) -> Float[Tensor, "samples rows cells"]:
+        """Draw a count, then whether it is a zero instead."""
+        log_mean, gate = outputs.chunk(2, -1)
+        counted = torch.bernoulli((-gate).sigmoid(), generator=generator)
+        return counted * self.counted.sample(log_mean, generator)
+
+    def initial_outputs(self) -> Float[Tensor, " outputs"]:
+        """Log train means, and few zeros of the other kind: pi = 0.05."""
+        log_mean = self.counted.initial_outputs()
+        return torch.cat([log_mean, torch.full_like(log_mean, -3.0)])

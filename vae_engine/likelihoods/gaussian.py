@@ -12,6 +12,7 @@ from vae_engine.config import Column
 from vae_engine.likelihoods.family import Family, log_jacobian, logit, per_cell, unit_of
 
 FLOOR = 0.01  # of the train spread (tables) or of the intensity range (pixels)
+LOG_SCALE_MAX = 10.0  # a first bad step overflows no exponential
 
 
 class NoiseScale(nn.Module):
@@ -37,6 +38,20 @@ class NoiseScale(nn.Module):
     def forward(self) -> Float[Tensor, " cells"]:
         """Log scale of every cell, in the encoding of `x` (pixels: in intensities)."""
         return (self.floor + self.raw.exp()).log()[self.cell_column]
+
+
+class FixedScale(nn.Module):
+    """Noise scales that a person chose, in the encoding of `x` (pixels: in intensities)."""
+
+    log_scale: Tensor
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        super().__init__()
+        self.register_buffer("log_scale", per_cell(columns, "stddev").log(), persistent=False)
+
+    def forward(self) -> Float[Tensor, " cells"]:
+        """Log scale of every cell."""
+        return self.log_scale
 
 
 class Location(nn.Module):
@@ -67,7 +82,10 @@ class Location(nn.Module):
 
 
 class Gaussian(Family):
-    """p(value | z) = N(value; shift + scale m(z), (scale s)^2), s learned for each column."""
+    """p(value | z) = N(value; shift + scale m(z), (scale s)^2).
+
+    s is one number a column: learned, or the column's `stddev` where it has one.
+    """
 
     jacobian: Tensor
 
@@ -80,7 +98,10 @@ class Gaussian(Family):
         super().__init__()
         self.outputs = sum(column.width for column in columns)
         self.location = Location(columns, mean)
-        self.log_scale = NoiseScale(columns, stddev / self.location.unit)
+        fixed = columns[0].stddev is not None
+        self.log_scale: nn.Module = (
+            FixedScale(columns) if fixed else NoiseScale(columns, stddev / self.location.unit)
+        )
         self.register_buffer("jacobian", log_jacobian(columns), persistent=False)
 
     def log_prob(
@@ -110,6 +131,60 @@ class Gaussian(Family):
     def initial_outputs(self) -> Float[Tensor, " outputs"]:
         """Return the train means."""
         return self.location.inverse()
+
+
+class GaussianPerRow(Family):
+    """p(value | z) with mean and scale both functions of z: eq. 12 and appendix C.2 as they stand.
+
+    Two outputs a cell: mean and log scale. The scale is floored: without a floor the bound grows
+    without limit where a cell can be predicted exactly.
+    """
+
+    jacobian: Tensor
+
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        mean: Float[Tensor, " cells"],
+        stddev: Float[Tensor, " cells"],
+    ) -> None:
+        super().__init__()
+        self.location = Location(columns, mean)
+        self.start = (stddev / self.location.unit - FLOOR).clamp(min=FLOOR).log()
+        self.outputs = 2 * len(mean)
+        self.register_buffer("jacobian", log_jacobian(columns), persistent=False)
+
+    def _moments(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Location and log scale of each cell."""
+        location, raw = outputs.chunk(2, -1)
+        return self.location(location), (FLOOR + raw.clamp(max=LOG_SCALE_MAX).exp()).log()
+
+    def log_prob(
+        self, x: Float[Tensor, "rows cells"], outputs: Float[Tensor, "samples rows outputs"]
+    ) -> Float[Tensor, "samples rows cells"]:
+        """log N(x; m, s^2), less the log Jacobian of the encoding."""
+        location, log_scale = self._moments(outputs)
+        return densities.normal(x / self.location.unit, location, log_scale) - self.jacobian
+
+    def mean(
+        self, outputs: Float[Tensor, "samples rows outputs"]
+    ) -> Float[Tensor, "samples rows cells"]:
+        """Return m(z)."""
+        return self._moments(outputs)[0] * self.location.unit
+
+    def sample(
+        self, outputs: Float[Tensor, "samples rows outputs"], generator: torch.Generator
+    ) -> Float[Tensor, "samples rows cells"]:
+        """m(z) + s(z) noise."""
+        location, log_scale = self._moments(outputs)
+        noise = torch.randn(
+            location.shape, generator=generator, device=outputs.device, dtype=outputs.dtype
+        )
+        return (location + log_scale.exp() * noise) * self.location.unit
+
+    def initial_outputs(self) -> Float[Tensor, " outputs"]:
+        """Return the train means and the logs of the train spreads."""
+        return torch.cat([self.location.inverse(), self.start])
 
 
 class LogNormal(Family):

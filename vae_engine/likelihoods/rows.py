@@ -9,39 +9,54 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from vae_engine.cells import Cells, entries_of
 from vae_engine.config import Column, ModelConfig
-from vae_engine.likelihoods.bernoulli import Bernoulli
+from vae_engine.likelihoods.bernoulli import Bernoulli, ContinuousBernoulli
 from vae_engine.likelihoods.categorical import Categorical, Ordinal
-from vae_engine.likelihoods.counts import NegativeBinomial, Poisson
+from vae_engine.likelihoods.counts import (
+    NegativeBinomial,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+)
 from vae_engine.likelihoods.family import Family
-from vae_engine.likelihoods.gaussian import Gaussian, LogNormal, StudentT
+from vae_engine.likelihoods.gaussian import (
+    Gaussian,
+    GaussianPerRow,
+    LogNormal,
+    StudentT,
+)
+from vae_engine.likelihoods.pixels import DiscretizedLogistic
 from vae_engine.statistics import Statistics
 
 Moments = tuple[list[Column], Tensor, Tensor, list[Tensor]]
 
 FAMILIES: dict[str, Callable[[Moments], Family]] = {
     "bernoulli": lambda m: Bernoulli(m[0], m[1]),
+    "continuous_bernoulli": lambda m: ContinuousBernoulli(m[0], m[1]),
     "gaussian": lambda m: Gaussian(m[0], m[1], m[2]),
+    "gaussian_per_row": lambda m: GaussianPerRow(m[0], m[1], m[2]),
     "student_t": lambda m: StudentT(m[0], m[1], m[2]),
     "log_normal": lambda m: LogNormal(m[0], m[1], m[2]),
     "categorical": lambda m: Categorical(m[0], m[3]),
     "ordinal": lambda m: Ordinal(m[0], m[3]),
     "poisson": lambda m: Poisson(m[0], m[1]),
     "negative_binomial": lambda m: NegativeBinomial(m[0], m[1], m[2]),
+    "zero_inflated_negative_binomial": lambda m: ZeroInflatedNegativeBinomial(m[0], m[1], m[2]),
+    "discretized_logistic": lambda m: DiscretizedLogistic(m[0], m[1]),
 }
 
 
 class Block(nn.Module):
     """The columns of one family: where their cells are in `x` and which column each belongs to."""
 
-    def __init__(self, config: ModelConfig, name: str, statistics: Statistics | None) -> None:
+    def __init__(
+        self, config: ModelConfig, members: list[int], statistics: Statistics | None
+    ) -> None:
         super().__init__()
-        self.columns = [k for k, c in enumerate(config.columns) if c.likelihood == name]
-        columns = [config.columns[k] for k in self.columns]
+        self.columns = members
+        columns = [config.columns[k] for k in members]
         self.widths = [column.width for column in columns]
-        entries = [
-            config.starts[k] + j for k in self.columns for j in range(config.columns[k].width)
-        ]
+        entries = entries_of(config, members)
         self.cells = Cells(entries)
         # A wide column without missing cells (pixels) skips the mask: it costs a pass over memory.
         self.masked = any(column.missing or column.width == 1 for column in columns)
@@ -51,7 +66,8 @@ class Block(nn.Module):
         else:
             mean, stddev = statistics.mean[index], statistics.stddev[index]
         frequencies = [_frequencies_of(config, k, statistics) for k in self.columns]
-        self.family = FAMILIES[name]((columns, mean, stddev, frequencies))
+        family = FAMILIES[columns[0].likelihood]
+        self.family = family((columns, mean, stddev, frequencies))
 
     def log_prob(
         self, x: Shaped[Tensor, "rows features"], outputs: Float[Tensor, "samples rows _"]
@@ -73,24 +89,6 @@ class Block(nn.Module):
         return torch.stack([part.sum(-1) for part in cells.split(self.widths, -1)], -1)
 
 
-class Cells(nn.Module):
-    """A choice of entries of `x`: a view where they are neighbours, a copy where they are not."""
-
-    index: Tensor
-
-    def __init__(self, entries: Sequence[int]) -> None:
-        super().__init__()
-        self.start, self.stop = entries[0], entries[-1] + 1
-        self.neighbours = list(entries) == list(range(self.start, self.stop))
-        self.register_buffer("index", torch.tensor(entries), persistent=False)
-
-    def of(self, x: Shaped[Tensor, "*a features"]) -> Shaped[Tensor, "*a cells"]:
-        """Return the chosen entries, in the order they were named."""
-        if self.neighbours:
-            return x[..., self.start : self.stop]
-        return x.index_select(-1, self.index)
-
-
 class RowLikelihood(nn.Module):
     """p(x | z) as a function of the decoder's outputs."""
 
@@ -99,8 +97,10 @@ class RowLikelihood(nn.Module):
 
     def __init__(self, config: ModelConfig, statistics: Statistics | None) -> None:
         super().__init__()
-        names = dict.fromkeys(column.likelihood for column in config.columns)
-        self.blocks = nn.ModuleList(Block(config, name, statistics) for name in names)
+        groups: dict[object, list[int]] = {}
+        for k, column in enumerate(config.columns):
+            groups.setdefault(_together(column), []).append(k)
+        self.blocks = nn.ModuleList(Block(config, g, statistics) for g in groups.values())
         self.splits = [block.family.outputs for block in self._blocks()]
         self.outputs = sum(self.splits)
         columns = [k for block in self._blocks() for k in block.columns]
@@ -115,6 +115,11 @@ class RowLikelihood(nn.Module):
         if outputs.dtype in (torch.float16, torch.bfloat16):
             outputs = outputs.float()  # log densities lose too much in half precision
         return list(zip(self._blocks(), outputs.split(self.splits, -1), strict=True))
+
+    def outputs_of(self, column: int) -> tuple[int, int]:
+        """Return where the outputs of the block of this column start and stop."""
+        k = next(k for k, block in enumerate(self._blocks()) if column in block.columns)
+        return sum(self.splits[:k]), sum(self.splits[: k + 1])
 
     def log_prob(
         self, x: Shaped[Tensor, "rows features"], outputs: Float[Tensor, "samples rows outputs"]
@@ -149,6 +154,12 @@ class RowLikelihood(nn.Module):
     def initial_outputs(self) -> Float[Tensor, " outputs"]:
         """Return the outputs that describe the marginals of the training rows."""
         return torch.cat([block.family.initial_outputs() for block in self._blocks()])
+
+
+def _together(column: Column) -> object:
+    """Return the key under which columns share a block: pixels stand alone, for their decoder does."""
+    alone = column.name if column.image is not None else None
+    return column.likelihood, column.stddev is not None, alone
 
 
 def _neutral_moments(columns: Sequence[Column]) -> tuple[Tensor, Tensor]:

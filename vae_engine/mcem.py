@@ -1,0 +1,52 @@
+"""The E step of Monte Carlo EM: draws from p(z | x) by Hamiltonian Monte Carlo, without an encoder.
+
+K&W, section 5 and figure 3: 10 leapfrog steps, step size tuned to an acceptance of 90 %, then
+5 updates of the weights by the same draws. Chains begin at the prior in every batch, so that a
+step is a function of (weights, batch, generator) and a killed run can be resumed.
+"""
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from vae_engine.hmc import adapted, evaluate, transition
+from vae_engine.model import VAE
+
+UPDATES = 5  # of the weights by the same draws
+LEAPFROG_STEPS = 10
+TUNING = 15  # transitions in which the step size finds its acceptance
+SETTLED = 5  # and those after it, with the step size fixed
+ACCEPTANCE = 0.9
+GAIN = 0.5
+FIRST_STEP_SIZE = 0.1
+
+
+def posterior_draws(
+    model: VAE,
+    x: Shaped[Tensor, "rows features"],
+    samples: int,
+    generator: torch.Generator,
+) -> Float[Tensor, "samples rows latents"]:
+    """Draw z from p(z | x) of each row, `samples` chains each, after tuning and settling."""
+
+    def terms(z: Tensor) -> tuple[Tensor, ...]:
+        return (model.log_likelihood(x, z) + model.log_prior(z),)
+
+    start = torch.stack([model.prior.sample(len(x), generator) for _ in range(samples)])
+    start = start.detach()
+    weights = start.new_ones(1)
+    step_size = start.new_full((len(x),), FIRST_STEP_SIZE)
+    point = evaluate(terms, start)
+    for number in range(TUNING + SETTLED):
+        momentum = torch.randn(
+            start.shape, generator=generator, device=start.device, dtype=start.dtype
+        )
+        uniform = torch.rand(
+            start.shape[:2], generator=generator, device=start.device, dtype=start.dtype
+        )
+        point, acceptance = transition(
+            terms, weights, point, momentum, uniform, step_size[:, None], LEAPFROG_STEPS
+        )
+        if number < TUNING:
+            step_size = adapted(step_size, acceptance, ACCEPTANCE, GAIN)
+    return point.z
