@@ -273,10 +273,8 @@ def download_model(version: Registered, home: Home, to: Path) -> Path:
     """Fetch the artifact folder of a version into `to`; verify it before you load it."""
     client(home)
     to.mkdir(parents=True, exist_ok=True)
-    folder = mlflow.artifacts.download_artifacts(
-        artifact_uri=f"{version.source}/artifacts", dst_path=str(to)
-    )
-    found = sorted(Path(folder).glob("*/SHA256SUMS"))
+    mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=str(to))
+    found = sorted(to.rglob("SHA256SUMS"))
     if not found:
         raise TrackingError(f"{version.name} version {version.version} holds no SHA256SUMS")
     return found[0].parent
