@@ -1,0 +1,64 @@
+"""The last stage: one self-contained HTML file about a run, written when something has changed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from data.publication import canonical_json, digest_of, locked, replace_file
+from flows.reporting.records import Records, newest_run
+from flows.runs import RunFolder, Stage, read_record
+from flows.settings import Home
+from flows.spec import Spec
+
+LAYOUT = 1  # raised when equal records give another page
+
+
+def write_report(spec: Spec, home: Home, run_path: str) -> Stage:
+    """Write the report of a run, measured as the spec asks, or find it up to date.
+
+    It is drawn from the run's records, model and snapshot and from what is published now; a
+    record beside it says from which, so that it is drawn again when one of them has changed.
+    """
+    started = perf_counter()
+    folder = RunFolder(Path(run_path))
+    measured = digest_of(spec.evaluation.model_dump(mode="json"))[:12]
+    records = Records.of(home, folder, folder.record(f"evaluation-{measured}"))
+    sources = digest_of({"records": records.digest(), "layout": LAYOUT})
+    with locked(folder.path / ".lock"):
+        reused = folder.report.exists() and _sources(folder) == sources
+        if not reused:
+            _write(records, sources)
+    value = read_record(folder.record("report"))
+    return Stage("report", value, reused=reused, elapsed_s=perf_counter() - started)
+
+
+def write_latest_report(home: Home, name: str) -> Path:
+    """Write the report of the run of `name` that was measured last; return its path.
+
+    Raises:
+        NotFoundError: no run of `name` has been measured.
+    """
+    folder, evaluation = newest_run(home, name)
+    records = Records.of(home, folder, evaluation)
+    with locked(folder.path / ".lock"):
+        _write(records, digest_of({"records": records.digest(), "layout": LAYOUT}))
+    return folder.report
+
+
+def _sources(folder: RunFolder) -> str | None:
+    record = folder.record("report")
+    return str(read_record(record)["sources"]) if record.exists() else None
+
+
+def _write(records: Records, sources: str) -> None:
+    from flows.reporting.page import render  # jinja and pillow: only where a page is drawn
+
+    page = render(records).encode()
+    replace_file(records.folder.report, page)
+    value: Mapping[str, Any] = {
+        "path": str(records.folder.report),
+        "sources": sources,
+        "bytes": len(page),
+    }
+    replace_file(records.folder.record("report"), canonical_json(value).encode())

@@ -1,0 +1,271 @@
+"""A run's records in the words and marks that the report shows, section by section."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from flows.reporting.charts import Axis, Chart, histogram, lines, number
+from flows.reporting.forests import probe_name
+from flows.reporting.records import Records
+
+SHOWN_COLUMNS = 200
+SHOWN_LATENTS = 64
+TRUSTED, DOUBTFUL = 0.01, 0.1  # fraction of rows with k-hat above 0.7
+
+
+def nats(estimate: Mapping[str, Any]) -> str:
+    """A value in nats, as −102.61."""
+    return f"{estimate['nats']:.2f}".replace("-", "−")
+
+
+def stderr(estimate: Mapping[str, Any]) -> str:
+    """Its standard error, as ± 0.84."""
+    return f"± {estimate['stderr']:.2f}"
+
+
+@dataclass(frozen=True)
+class Stat:
+    """One number of the headline."""
+
+    label: str
+    value: str
+    note: str
+
+
+def headline(records: Records) -> list[Stat]:
+    """What a reader in a hurry takes away."""
+    seen = records.evaluation
+    bound, marginal, alone = seen["elbo"], seen["log_marginal"], seen["independent"]
+    gain = marginal["nats"] - alone["nats"]
+    stats = [
+        Stat("log p(x)", nats(marginal), _over(marginal)),
+        Stat("ELBO", nats(bound), _over(bound)),
+        Stat("gain", signed(gain), "nats per row of log p(x) over independent columns"),
+        Stat(
+            "active units",
+            f"{seen['active_units']} of {seen['latents']}",
+            f"latents whose mean varies by more than {number(seen['active_threshold'])}",
+        ),
+    ]
+    for probe in seen["probe"][:1]:
+        kind, score = probe_name(probe)
+        stats.append(
+            Stat(
+                f"{score} of {records.contract.label}",
+                f"{probe['latents']:.3f}",
+                f"± {probe['latents_stderr']:.3f}, {kind} probe; {probe['pca']:.3f} from PCA",
+            )
+        )
+    return stats
+
+
+def _over(estimate: Mapping[str, Any]) -> str:
+    return f"{stderr(estimate)} nats per row, {estimate['rows']:,} test rows"
+
+
+def signed(value: float) -> str:
+    """A difference, as +3.10."""
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def term(value: float, *, first: bool = False) -> str:
+    """A term of a sum, as − 17.63; the first without its plus."""
+    text = f"{abs(value):.2f}"
+    if first:
+        return f"−{text}" if value < 0 else text
+    return f"− {text}" if value < 0 else f"+ {text}"
+
+
+def when(time_ms: int) -> str:
+    """A moment of the run, as 24 November 2025, 08:04 UTC."""
+    moment = datetime.fromtimestamp(time_ms / 1000, UTC)
+    return f"{moment.day} {moment:%B %Y, %H:%M} UTC"
+
+
+def training_charts(records: Records) -> list[Chart]:
+    """Learning curves; none where a run was too short to have two points."""
+    rows = records.metrics
+    if len(rows) < 2:
+        return []
+    epochs = [row["epoch"] for row in rows]
+    best = next(
+        (row["epoch"] for row in rows if row["step"] == records.trained.get("best_step")), None
+    )
+    return [
+        lines(
+            "ELBO, nats per row",
+            "epoch",
+            epochs,
+            {
+                "train": [row["train/elbo_nats"] for row in rows],
+                "valid": [row["valid/elbo_nats"] for row in rows],
+            },
+            best=best,
+        ),
+        lines(
+            "KL from the prior, nats per row",
+            "epoch",
+            epochs,
+            {"train": [row["train/kl_nats"] for row in rows]},
+            best=best,
+        ),
+        lines(
+            "gradient norm",
+            "epoch",
+            epochs,
+            {"train": [row["train/grad_norm"] for row in rows]},
+            best=best,
+            log=True,
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class LatentBar:
+    """One latent's share of the work."""
+
+    latent: int
+    strength: float
+    activity: float
+    active: bool
+    height: float  # percent of the largest
+
+
+def latent_bars(records: Records) -> list[LatentBar]:
+    """The strength of each latent, largest first."""
+    seen, values = records.evaluation, records.strengths
+    top = max(values) or 1.0
+    order = sorted(range(len(values)), key=lambda k: (-values[k], k))[:SHOWN_LATENTS]
+    return [
+        LatentBar(
+            k,
+            values[k],
+            seen["activity"][k],
+            seen["activity"][k] > seen["active_threshold"],
+            round(100 * values[k] / top, 2),
+        )
+        for k in order
+    ]
+
+
+@dataclass(frozen=True)
+class LikelihoodBar:
+    """One column's mean log-likelihood, as a bar from zero."""
+
+    name: str
+    likelihood: str
+    nats: float
+    left: float
+    width: float
+    note: str
+
+
+def likelihood_bars(records: Records) -> list[LikelihoodBar]:
+    """What each column adds to −distortion, lowest first."""
+    found: Mapping[str, float] = records.evaluation["log_likelihood_per_column"]
+    declared = {column["name"]: column for column in records.plan["model"]["columns"]}
+    axis = Axis.around([0.0, *found.values()])
+    zero = axis.percent(0.0)
+    bars = []
+    for name, value in sorted(found.items(), key=lambda item: item[1])[:SHOWN_COLUMNS]:
+        at = axis.percent(value)
+        column = declared[name]
+        note = ""
+        if column["likelihood"] == "bernoulli" and column["width"] > 1:
+            bits = -value / column["width"] / math.log(2)
+            note = f"{bits:.3f} bits per entry"
+        bars.append(
+            LikelihoodBar(
+                name,
+                column["likelihood"].replace("_", " "),
+                value,
+                min(zero, at),
+                round(abs(at - zero), 2),
+                note,
+            )
+        )
+    return bars
+
+
+def verdict(gate: Mapping[str, Any]) -> str:
+    """The gate's checks in a line: those that failed with their evidence, else by name."""
+    failed = [check for check in gate["checks"] if not check["passed"]]
+    return "; ".join(evidence(check) for check in failed) or "; ".join(
+        check["name"] for check in gate["checks"]
+    )
+
+
+def evidence(check: Mapping[str, Any]) -> str:
+    """What was seen, without the question that stands above it."""
+    return str(check["evidence"]).removeprefix(f"{check['name']}: ")
+
+
+def trust(records: Records) -> tuple[str, str]:
+    """A word and a sentence on how far importance sampling can be believed here."""
+    fraction = records.evaluation["untrusted_fraction"]
+    share = f"{fraction:.1%} of the rows have k̂ above 0.7"
+    if not fraction:
+        return "good", "Trustworthy: no row has k̂ above 0.7."
+    if fraction <= TRUSTED:
+        return "good", f"Trustworthy: {share}."
+    if fraction <= DOUBTFUL:
+        return "fair", f"Mostly trustworthy: {share}; their estimates may be too low."
+    return "poor", f"Read it as a lower bound: {share}. More importance samples would help."
+
+
+def row_histogram(records: Records) -> Chart:
+    """log p(x) of each measured row, and what independent columns make of it."""
+    seen = records.evaluation
+    return histogram(
+        "log p(x) of single rows",
+        "nats",
+        {
+            "independent columns": seen["independent_per_row"],
+            "this model": seen["log_marginal_per_row"],
+        },
+    )
+
+
+def snippets(records: Records) -> list[tuple[str, str]]:
+    """Lines that read the features, for each tool."""
+    publication = records.publication
+    if publication is None:
+        return []
+    name, key, data = records.snapshot.name, records.snapshot.key, publication["data"]
+    first = "z_mean" if "z_mean" in publication["columns"] else "z_mean_000"
+    home = str(records.home.root)
+    opened = f"open_features({_quoted(name)}, home={_quoted(home)}"
+    return [
+        (
+            "This project, with checks",
+            f"from data.features import open_features\n\n"
+            f"features = {opened})\n"
+            f'frame = features.to_pandas(split="train")\n'
+            f'z = features.to_numpy("z_mean")  # (rows, {publication["latents"]}) float32',
+        ),
+        (
+            "This very publication, whatever is promoted later",
+            f"from data.features import open_features\n\n"
+            f"features = {opened},\n"
+            f"    model_version={publication['model_version']},\n"
+            f"    publication={_quoted(publication['id'])}, verify=True)",
+        ),
+        ("pandas", f"import pandas as pd\n\nframe = pd.read_parquet({_quoted(data)})"),
+        ("Polars", f"import polars as pl\n\nframe = pl.read_parquet({_quoted(data)})"),
+        (
+            "DuckDB",
+            f'import duckdb\n\nframe = duckdb.sql("""\n'
+            f'    SELECT "{key}", {first}\n'
+            f"    FROM read_parquet('{data}/*.parquet')\n"
+            f"    WHERE split = 'test'\n"
+            f'""").df()',
+        ),
+    ]
+
+
+def _quoted(text: str) -> str:
+    """A Python string in double quotes."""
+    return json.dumps(text, ensure_ascii=False)
