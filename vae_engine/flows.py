@@ -18,7 +18,7 @@ from vae_engine.config import ModelConfig
 from vae_engine.networks import frozen
 from vae_engine.posteriors import DiagonalNormal
 
-MOMENT_DRAWS = 64  # fixed noise, antithetic, from which features' mean and stddev are taken
+MOMENT_DRAWS = 256  # fixed noise, antithetic, from which features' mean and stddev are taken
 
 
 class FlowMap(nn.Module):

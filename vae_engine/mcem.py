@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from vae_engine.hmc import adapted, evaluate, transition
+from vae_engine.hmc import adapted, evaluate, kick, transition
 from vae_engine.model import VAE
 
 UPDATES = 5  # of the weights by the same draws
@@ -32,20 +32,16 @@ def posterior_draws(
     def terms(z: Tensor) -> tuple[Tensor, ...]:
         return (model.log_likelihood(x, z) + model.log_prior(z),)
 
-    start = torch.stack([model.prior.sample(len(x), generator) for _ in range(samples)])
-    start = start.detach()
-    weights = start.new_ones(1)
-    step_size = start.new_full((len(x),), FIRST_STEP_SIZE)
-    point = evaluate(terms, start)
+    z = torch.stack([model.prior.sample(len(x), generator) for _ in range(samples)])
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    chains = torch.arange(len(x), device=x.device)
+    point = evaluate(terms, z)
+    step_size = point.z.new_full((len(x),), FIRST_STEP_SIZE)
+    weights = step_size.new_ones(1)
     for number in range(TUNING + SETTLED):
-        momentum = torch.randn(
-            start.shape, generator=generator, device=start.device, dtype=start.dtype
-        )
-        uniform = torch.rand(
-            start.shape[:2], generator=generator, device=start.device, dtype=start.dtype
-        )
+        noise = kick(seed, chains, number, point.z)
         point, acceptance = transition(
-            terms, weights, point, momentum, uniform, step_size[:, None], LEAPFROG_STEPS
+            terms, weights, point, noise, step_size[:, None], LEAPFROG_STEPS
         )
         if number < TUNING:
             step_size = adapted(step_size, acceptance, ACCEPTANCE, GAIN)

@@ -61,13 +61,13 @@ def sampled(config: ModelConfig, rows: int, seed: int = 0) -> Tensor:
     return x
 
 
-def random_model(config: ModelConfig, seed: int = 3) -> VAE:
+def random_model(config: ModelConfig, seed: int = 3, spread: float = 0.3) -> VAE:
     """A model whose outputs depend on z: every weight is drawn, biases too."""
     model = build_model(config, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(spread * torch.randn(parameter.shape, generator=generator))
     return model
 
 

@@ -59,7 +59,50 @@ def ordinal(d: ModuleType) -> None:
     close(log_masses.logsumexp(-1), torch.zeros(5).double())
 
 
-LAWS = [bernoulli, normal, student_t, poisson, negative_binomial, ordinal]
+def continuous_bernoulli(d: ModuleType) -> None:
+    """B20. Near 0 torch's own constant is a Taylor series of another order: 1e-6 is its error."""
+    x = torch.rand(9, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    logits = torch.tensor(
+        [-8.0, -3.0, -0.6, -0.4, -1e-3, 0.0, 1e-3, 0.4, 0.6, 3.0, 8.0]
+    ).double()
+    expected = distributions.ContinuousBernoulli(logits=logits).log_prob(x)
+    close(d.continuous_bernoulli(x, logits), expected, rtol=0, atol=2e-6)
+    close(
+        d.log_tilt(torch.tensor([-800.0, 800.0])),
+        torch.tensor([-800.0, 800.0]).clamp(min=0) - math.log(800),
+    )
+
+
+def zero_inflated(d: ModuleType) -> None:
+    mass = distributions.Poisson(torch.tensor(2.0).double())
+    found = d.zero_inflated(COUNTS, mass.log_prob(COUNTS), torch.tensor(-0.5).double())
+    share = 1 / (1 + math.exp(0.5))
+    close(found.exp(), (1 - share) * mass.log_prob(COUNTS).exp() + share * (COUNTS == 0))
+
+
+def discretized_logistic(d: ModuleType) -> None:
+    """B21: 256 masses sum to one, for narrow and wide scales, inside and at both edges."""
+    levels = torch.arange(256, dtype=torch.float64)[:, None]
+    mean = torch.tensor([-3.0, 0.2, 100.3, 254.9, 300.0]).double()
+    for log_scale in (-2.0, 0.0, 3.0, 6.0):
+        scale = torch.tensor(log_scale).double()
+        log_mass = d.discretized_logistic(levels, mean, scale, torch.tensor(255.0).double())
+        close(log_mass.logsumexp(0), torch.zeros(5).double())
+    edge = torch.sigmoid((0.5 - mean) * math.exp(-6))
+    close(log_mass[0].exp(), edge)
+
+
+LAWS = [
+    bernoulli,
+    normal,
+    student_t,
+    poisson,
+    negative_binomial,
+    ordinal,
+    continuous_bernoulli,
+    zero_inflated,
+    discretized_logistic,
+]
 
 MUTANTS = {
     "bernoulli: softplus added": (
@@ -89,6 +132,27 @@ MUTANTS = {
     "negative binomial: total upside down": (
         "log_mean - log_total\n",
         "log_mean + log_total\n",
+    ),
+    "continuous: constant dropped (B20)": (
+        "return x * logits - log_tilt(logits)",
+        "return x * logits - functional.softplus(logits)",
+    ),
+    "continuous: series for all": ("logits.abs() < 0.5  #", "logits.abs() < 5.0  #"),
+    "zero inflated: zeros twice": (
+        "return torch.where(x == 0, torch.logaddexp",
+        "return torch.where(x <= 1, torch.logaddexp",
+    ),
+    "zero inflated: gate upside down": (
+        "functional.logsigmoid(gate), counted)",
+        "functional.logsigmoid(-gate), counted)",
+    ),
+    "discretized: edges closed (B21)": (
+        "torch.where(x <= 0, below, torch.where(x >= highest, above, between))",
+        "between",
+    ),
+    "discretized: one edge open (B21)": (
+        "torch.where(x >= highest, above, between)",
+        "between",
     ),
     "ordinal: widths dropped": ("middle + widths", "middle"),
 }
@@ -132,6 +196,18 @@ def test_masses_sum_to_one() -> None:
     assert integral(densities.poisson(counts, 2 * one), 1) == pytest.approx(1)
     assert integral(densities.negative_binomial(counts, 2 * one, -one), 1) == pytest.approx(1)
     assert integral(densities.bernoulli(counts[:2], 2 * one), 1) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("logit", [-20.0, -0.3, 0.0, 0.7, 8.0])
+def test_a_continuous_bernoulli_is_a_density_and_a_cross_entropy_is_not(logit: float) -> None:
+    """B20: the integral over [0, 1]; the cross-entropy of grey values misses it by far."""
+    grid = torch.linspace(0, 1, 100_001, dtype=torch.float64)
+    logits = torch.tensor(logit).double()
+
+    assert torch.trapezoid(
+        densities.continuous_bernoulli(grid, logits).exp(), grid
+    ).item() == pytest.approx(1)
+    assert torch.trapezoid(densities.bernoulli(grid, logits).exp(), grid).item() < 0.6
 
 
 def test_a_far_ordinal_location_keeps_a_finite_mass() -> None:

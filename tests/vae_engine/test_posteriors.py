@@ -9,7 +9,13 @@ from torch import distributions
 from tests.exact import draws
 from tests.mutants import mutant
 from vae_engine import posteriors
-from vae_engine.posteriors import ClosedFormPosterior, DiagonalNormal, Posterior
+from vae_engine.posteriors import (
+    ClosedFormPosterior,
+    DiagonalNormal,
+    FullNormal,
+    Posterior,
+    drawn,
+)
 
 close = torch.testing.assert_close
 
@@ -20,6 +26,13 @@ def oracle(q: DiagonalNormal) -> distributions.Normal:
 
 def diagonal(p: ModuleType) -> DiagonalNormal:
     made: DiagonalNormal = p.DiagonalNormal(draws(6, 3), draws(6, 3, seed=1).exp())
+    return made
+
+
+def full(p: ModuleType) -> FullNormal:
+    lower = draws(6, 3, 3, seed=4).tril()
+    lower.diagonal(dim1=-2, dim2=-1).exp_()
+    made: FullNormal = p.FullNormal(draws(6, 3), lower)
     return made
 
 
@@ -42,7 +55,23 @@ def noise_becomes_a_draw(p: ModuleType) -> None:
     close(q.reparameterize(noise), q.mean + q.stddev * noise)
 
 
-LAWS = [kl_is_that_of_torch_per_row, log_density_is_that_of_torch, noise_becomes_a_draw]
+def full_is_that_of_torch(p: ModuleType) -> None:
+    q, z = full(p), draws(4, 6, 3, seed=2)
+    oracle = distributions.MultivariateNormal(q.mean, scale_tril=q.scale_tril)
+    prior = distributions.MultivariateNormal(torch.zeros(3).double(), torch.eye(3).double())
+    close(q.log_prob(z), oracle.log_prob(z))
+    close(q.kl_from_prior(), distributions.kl_divergence(oracle, prior))
+    close(q.stddev, oracle.stddev)
+    noise = draws(4, 6, 3, seed=3)
+    close(q.reparameterize(noise), q.mean + torch.einsum("rij,srj->sri", q.scale_tril, noise))
+
+
+LAWS = [
+    kl_is_that_of_torch_per_row,
+    log_density_is_that_of_torch,
+    noise_becomes_a_draw,
+    full_is_that_of_torch,
+]
 
 MUTANTS = {
     "kl: sign flipped": (
@@ -62,6 +91,18 @@ MUTANTS = {
         "- 1 - self.stddev.log())",
     ),
     "log q: mean over latents": ("self.stddev.log()).sum(-1)", "self.stddev.log()).mean(-1)"),
+    "full: volume forgotten": (
+        "noise.squeeze(-1)).sum(-1) - self._log_volume()",
+        "noise.squeeze(-1)).sum(-1)",
+    ),
+    "full: volume of the square": (
+        "0.5 * (squares - self.mean.shape[-1]) - self._log_volume()",
+        "0.5 * (squares - self.mean.shape[-1]) - 2 * self._log_volume()",
+    ),
+    "full: transposed": (
+        "(self.scale_tril @ noise[..., None])",
+        "(self.scale_tril.mT @ noise[..., None])",
+    ),
     "draw: variance for stddev": (
         "self.mean + self.stddev * noise\n\n    def log_prob",
         "self.mean + self.stddev.square() * noise\n\n    def log_prob",
@@ -121,5 +162,20 @@ def test_kl_is_the_mean_of_log_ratios() -> None:
 
 
 def test_protocols_know_their_posteriors() -> None:
-    assert isinstance(diagonal(posteriors), Posterior)
-    assert isinstance(diagonal(posteriors), ClosedFormPosterior)
+    for q in (diagonal(posteriors), full(posteriors)):
+        assert isinstance(q, Posterior)
+        assert isinstance(q, ClosedFormPosterior)
+
+
+@pytest.mark.parametrize("make", [diagonal, full])
+def test_a_detached_posterior_is_the_same_and_passes_no_gradient_but_that_of_z(
+    make: object,
+) -> None:
+    assert callable(make)
+    q, z = make(posteriors), draws(4, 6, 3, seed=2)
+    q = type(q)(*(part.requires_grad_() for part in q))
+
+    close(q.detached().log_prob(z), q.log_prob(z))
+    close(drawn(q, z)[1], q.log_prob(q.reparameterize(z)))
+    assert not q.detached().log_prob(z).requires_grad
+    assert q.detached().log_prob(z.requires_grad_()).requires_grad
