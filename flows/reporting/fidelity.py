@@ -168,7 +168,7 @@ def _bins(column: EncodedColumn, observed: Values) -> tuple[Axis, Values]:
     if "int" in column.dtype and axis.high - axis.low >= 1:
         width = max(1, math.ceil((axis.high - axis.low + 1) / count))
         count = math.ceil((axis.high - axis.low + 1) / width)
-        edges = math.floor(axis.low) - 0.5 + width * np.arange(count + 1)
+        edges = math.floor(axis.low) - 0.5 + width * np.arange(count + 1, dtype=np.float64)
         return Axis(float(edges[0]), float(edges[-1])), edges
     return axis, np.linspace(axis.low, axis.high, count + 1)
 

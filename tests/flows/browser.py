@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,24 @@ from pathlib import Path
 from typing import IO, Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+OPTIONS = (
+    "--headless",
+    "--remote-debugging-pipe",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-extensions",
+    "--hide-scrollbars",
+    "--no-first-run",
+)
+ON_3_AND_4 = """
+import fcntl, os, sys
+ours = [fcntl.fcntl(int(descriptor), fcntl.F_DUPFD, 10) for descriptor in sys.argv[1:3]]
+os.dup2(ours[0], 3)
+os.dup2(ours[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 @dataclass
@@ -72,7 +91,7 @@ class Page:
     def move_to(self, selector: str, x: float = 0.5, y: float = 0.5) -> None:
         """Scroll an element into view and move the mouse to a place in it, from 0 to 1."""
         self.value_of(
-            f"document.querySelector({selector!r}).scrollIntoView({{block: 'center'}})"
+            f"document.querySelector({selector!r}).scrollIntoView({{block: 'center', behavior: 'instant'}})"
         )
         box = self.value_of(
             f"document.querySelector({selector!r}).getBoundingClientRect().toJSON()"
@@ -116,16 +135,9 @@ def browser(profile: Path) -> Iterator[Page]:
     assert CHROMIUM is not None, "ask whether CHROMIUM is there before you start it"
     down_read, down_write = os.pipe()
     up_read, up_write = os.pipe()
-    options = (
-        "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --hide-scrollbars "
-        "--no-first-run --disable-extensions --disable-background-networking"
-    )
-    command = (
-        f'exec "$0" --remote-debugging-pipe {options} --user-data-dir="$1" about:blank '
-        f"3<&{down_read} 4>&{up_write}"
-    )
+    command = (CHROMIUM, *OPTIONS, f"--user-data-dir={profile}", "about:blank")
     process = subprocess.Popen(
-        ["/bin/sh", "-c", command, CHROMIUM, str(profile)],
+        [sys.executable, "-c", ON_3_AND_4, str(down_read), str(up_write), *command],
         pass_fds=(down_read, up_write),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
