@@ -157,8 +157,8 @@ def lines(
 
 
 def _reading(x_label: str, at: float, k: int, ys: Mapping[str, Values]) -> str:
-    values = "  ".join(f"{label} {number(y[k])}" for label, y in ys.items())
-    return f"{x_label} {number(at)}:  {values}"
+    values = "  ".join(f"{label} {y[k]:.4g}" for label, y in ys.items())
+    return f"{x_label} {number(at)}:  {values}".replace("-", "−")
 
 
 def _without_outliers(axis: Axis, values: Values) -> Axis:

@@ -59,7 +59,7 @@ def _values(column: ColumnContract, seen: ColumnProfile) -> str:
     """Shares, ranges and moments; of keys and of what only travels along, how many there are."""
     if column.kind in ("binary", "categorical", "ordinal", "label") and seen.top:
         shares = [
-            f"{value} {count / max(seen.rows, 1):.0%}" for value, count in seen.top[:NAMED]
+            f"{value} ({count / max(seen.rows, 1):.0%})" for value, count in seen.top[:NAMED]
         ]
         more = (seen.distinct or len(seen.top)) - len(shares)
         return ", ".join(shares) + (f" and {more:,} more" if more > 0 else "")

@@ -68,7 +68,7 @@ def compare_marginals(specimen: Specimen) -> Fidelity | None:
     with torch.inference_mode():
         drawn = specimen.model.sample(len(specimen.x), specimen.generator())
     marginals = [
-        _marginal(column, specimen.entries(column), specimen.entries(column, drawn))
+        marginal(column, specimen.entries(column), specimen.entries(column, drawn))
         for column in columns
     ]
     by_chance = float(np.median([marginal.by_chance for marginal in marginals]))
@@ -76,11 +76,12 @@ def compare_marginals(specimen: Specimen) -> Fidelity | None:
     return Fidelity(len(specimen.x), len(columns), by_chance, tuple(marginals[:COLUMNS]))
 
 
-def _marginal(
+def marginal(
     column: EncodedColumn,
     observed: npt.NDArray[np.float32],
     sampled: npt.NDArray[np.float32],
 ) -> Marginal:
+    """Compare the entries of one column, rows × width, of observed and of sampled rows."""
     if column.kind in CODED_KINDS:
         return _bars(column, observed[:, 0], sampled[:, 0])
     if column.width > 1:

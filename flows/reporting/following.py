@@ -35,15 +35,16 @@ def followed_columns(specimen: Specimen, strengths: Sequence[float]) -> Followin
     rows = []
     for column in columns:
         cells = specimen.entries(column)[:, 0].astype(np.float64)
-        share = _between if column.kind in CODED_KINDS else _squared_correlation
+        share = between_codes if column.kind in CODED_KINDS else squared_correlation
         rows.append((column.name, tuple(share(cells, means).round(3).tolist())))
     rows.sort(key=lambda row: -max(row[1]))
     return Following(latents, tuple(rows[:COLUMNS]))
 
 
-def _squared_correlation(
+def squared_correlation(
     cells: npt.NDArray[np.float64], means: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
+    """The share of the variance of numbers (rows) that each of means (rows × latents) explains."""
     seen = np.isfinite(cells)
     if seen.sum() < 3:
         return np.zeros(means.shape[1])
@@ -53,9 +54,10 @@ def _squared_correlation(
     return np.square(a @ b) / np.where(scale > 0, scale, 1.0)
 
 
-def _between(
+def between_codes(
     cells: npt.NDArray[np.float64], means: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
+    """The share of the variance of each of means (rows × latents) that lies between codes."""
     seen = np.isfinite(cells)
     centered = means[seen] - means[seen].mean(0) if seen.any() else means[seen]
     total = np.square(centered).sum(0)

@@ -58,12 +58,12 @@ class LatentMap:
 def draw_map(specimen: Specimen) -> LatentMap:
     """Lay the first rows of the sample out in two dimensions."""
     mean, stddev = specimen.mean[:ROWS], specimen.stddev[:ROWS]
-    places, axes = _plane(mean, stddev)
+    places, axes = plane(mean, stddev)
     x, y, ratio = _framed(places)
     label = specimen.snapshot.contract.label
     names, order = ["all rows"] * len(mean), ["all rows"]
     if specimen.labels is not None:
-        names, order = _groups(specimen.labels[:ROWS])
+        names, order = grouped(specimen.labels[:ROWS])
     groups = tuple(
         Group(
             name,
@@ -88,7 +88,7 @@ def _summary(rows: int, held_out: int) -> str:
     return f"Each of {rows:,} points is a row, {whose}"
 
 
-def _plane(
+def plane(
     mean: npt.NDArray[np.float32], stddev: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.float64], tuple[str, str]]:
     """Two coordinates of each row, and what they are."""
@@ -129,7 +129,7 @@ def _framed(places: npt.NDArray[np.float64]) -> tuple[list[float], list[float], 
     )
 
 
-def _groups(labels: Sequence[object]) -> tuple[list[str], list[str]]:
+def grouped(labels: Sequence[object]) -> tuple[list[str], list[str]]:
     """The group of each row, and the groups in the order of the legend."""
     known = {label for label in labels if label is not None}
     if len(known) > GROUPS and all(isinstance(label, int | float) for label in known):

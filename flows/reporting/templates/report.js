@@ -72,9 +72,17 @@ if (map) {
     const scale = box.width / svg.viewBox.baseVal.width;
     const x = places[k][0] * scale;
     const y = places[k][1] * scale;
-    const left = x + 16 + tip.offsetWidth > box.width ? x - 16 - tip.offsetWidth : x + 16;
+    const [w, h] = [tip.offsetWidth, tip.offsetHeight];
+    const right = x + 16 + w <= box.width;
+    let left = right ? x + 16 : x - 16 - w;
+    let top = y - h / 2;
+    if (left < 0) {
+      // Neither side has room: above the point, or below.
+      left = Math.min(Math.max(0, x - w / 2), box.width - w);
+      top = y - 16 - h >= 0 ? y - 16 - h : y + 16;
+    }
     tip.style.left = Math.max(0, left) + "px";
-    tip.style.top = Math.max(0, Math.min(y - tip.offsetHeight / 2, box.height - tip.offsetHeight)) + "px";
+    tip.style.top = Math.max(0, Math.min(top, box.height - h)) + "px";
   };
 
   const nearest = (event) => {
