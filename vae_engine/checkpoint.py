@@ -131,6 +131,8 @@ def _tensors(state: TrainState) -> dict[str, Tensor]:
 
 
 def _restore(state: TrainState, tensors: Mapping[str, Tensor]) -> None:
+    for name, average in (state.average or {}).items():
+        average.copy_(tensors[f"average.{name}"])
     weights = {
         n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")
     }

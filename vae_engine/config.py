@@ -83,7 +83,8 @@ class Column:
 
     The density is in the units of the original column: value = shift + scale * x, and for
     `log_normal` value = exp(shift + scale * x). Pixels (`image` is set) hold raw intensities
-    0..scale; their unit is intensity in [0, 1] = x / scale, and `shift` is not used.
+    0..scale; their unit is intensity in [0, 1] = x / scale, and `shift` is not used. Nor is it
+    for `continuous_bernoulli` and `discretized_logistic`: any such column holds 0..scale.
     """
 
     name: str

@@ -32,10 +32,10 @@ def posterior_draws(
     def terms(z: Tensor) -> tuple[Tensor, ...]:
         return (model.log_likelihood(x, z) + model.log_prior(z),)
 
-    z = torch.stack([model.prior.sample(len(x), generator) for _ in range(samples)])
+    start = torch.stack([model.prior.sample(len(x), generator) for _ in range(samples)])
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     chains = torch.arange(len(x), device=x.device)
-    point = evaluate(terms, z)
+    point = evaluate(terms, start.to(model.head.weight.dtype))
     step_size = point.z.new_full((len(x),), FIRST_STEP_SIZE)
     weights = step_size.new_ones(1)
     for number in range(TUNING + SETTLED):

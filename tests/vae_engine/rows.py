@@ -26,6 +26,13 @@ MIXED = (
         scale=(1.0, 4.0, 0.5),
     ),
 )
+MORE = (
+    Column(name="claims", likelihood="zero_inflated_negative_binomial"),
+    Column(name="height", likelihood="gaussian", stddev=0.4, shift=170.0, scale=9.0),
+    Column(name="weight", likelihood="gaussian_per_row", shift=70.0, scale=12.0),
+    Column(name="share", likelihood="continuous_bernoulli", scale=4.0),
+    Column(name="level", likelihood="discretized_logistic", scale=15.0, components=3),
+)
 PICTURE = Column(
     name="image",
     likelihood="bernoulli",

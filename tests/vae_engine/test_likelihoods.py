@@ -1,18 +1,31 @@
 """Rows of mixed columns: masses, units, missing cells, and where the decoder starts."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.vae_engine.rows import MIXED, PICTURE, random_model, sampled, table
+from tests.vae_engine.rows import MIXED, MORE, PICTURE, random_model, sampled, table
 from vae_engine.config import Column, ModelConfig
 from vae_engine.likelihoods.rows import RowLikelihood
 from vae_engine.model import VAE, build_model
 from vae_engine.statistics import Statistics
 
 close = torch.testing.assert_close
+DISCRETE = (
+    "bernoulli",
+    "categorical",
+    "ordinal",
+    "poisson",
+    "negative_binomial",
+    "zero_inflated_negative_binomial",
+    "discretized_logistic",
+)
+
+VALUES = {"bernoulli": 2, "discretized_logistic": 16}
+MASSES = [c for c in (*MIXED, *MORE) if c.likelihood in DISCRETE]
 
 
 def one(column: Column) -> VAE:
@@ -23,14 +36,10 @@ def z(rows: int, latents: int = 2) -> Tensor:
     return torch.randn(1, rows, latents, generator=torch.Generator().manual_seed(5)).double()
 
 
-@pytest.mark.parametrize(
-    "column",
-    [c for c in MIXED if c.likelihood in ("categorical", "ordinal", "bernoulli", "poisson")]
-    + [c for c in MIXED if c.likelihood == "negative_binomial"],
-    ids=lambda column: column.likelihood,
-)
+@pytest.mark.parametrize("column", MASSES, ids=lambda column: column.likelihood)
 def test_masses_sum_to_one(column: Column) -> None:
-    values = column.categories or (2 if column.likelihood == "bernoulli" else 4000)
+    """B21, B22: over every value that there is, or 4,000 counts."""
+    values = column.categories or VALUES.get(column.likelihood, 4000)
     x = torch.arange(values, dtype=torch.float64)[:, None]
     model = one(column)
 
@@ -38,14 +47,15 @@ def test_masses_sum_to_one(column: Column) -> None:
     assert log_mass.exp().sum().item() == pytest.approx(1)
 
 
-@pytest.mark.parametrize("name", ["age", "change", "income"])
+@pytest.mark.parametrize("name", ["age", "change", "income", "height", "weight", "share"])
 def test_densities_integrate_to_one_in_the_units_of_the_column(name: str) -> None:
     """B23: over values, not over what they were standardized to."""
-    column = next(c for c in MIXED if c.name == name)
-    encoded = torch.linspace(-60, 60, 400_001, dtype=torch.float64)[:, None]
-    value = (
-        float(torch.as_tensor(column.shift)) + float(torch.as_tensor(column.scale)) * encoded
-    )
+    column = next(c for c in (*MIXED, *MORE) if c.name == name)
+    low, high = (0.0, 4.0) if name == "share" else (-60.0, 60.0)
+    encoded = torch.linspace(low, high, 400_001, dtype=torch.float64)[:, None]
+    assert isinstance(column.shift, float)
+    assert isinstance(column.scale, float)
+    value = encoded if name == "share" else column.shift + column.scale * encoded
     value = value.exp() if column.likelihood == "log_normal" else value
     density = one(column).log_likelihood(encoded, z(1).expand(1, len(encoded), 2))[0].exp()
 
@@ -138,20 +148,27 @@ def test_the_decoder_starts_at_the_train_marginals() -> None:
     close(-ordinal[0, :, 3].mean(), entropy, rtol=0.01, atol=0.0)
 
 
-def test_sampled_cells_have_the_moments_that_are_modelled() -> None:
-    """See Note [Statistical tests]: 60,000 draws of one row; z = 4 for eleven cells. A Student's
-    t of 5 degrees of freedom has variance 5/3 of its squared scale."""
-    model = random_model(table())
-    point = torch.zeros(1, 60_000, 3)
-    outputs = model.decode(point).detach()
+@pytest.mark.parametrize("columns", [MIXED, MORE[:-1]], ids=["mixed", "more"])
+def test_sampled_cells_have_the_means_that_are_modelled(columns: tuple[Column, ...]) -> None:
+    """See Note [Statistical tests]: 60,000 draws of one row; z = 4 for a dozen cells."""
+    model = random_model(table(columns=columns))
+    outputs = model.decode(torch.zeros(1, 60_000, 3)).detach()
     cells = model.likelihood.sample(outputs, torch.Generator().manual_seed(4))[0]
-    for entry in (0, 2, 4, 5, 6, 7, 8, 9, 10):
+    starts = zip(columns, model.config.starts, strict=True)
+    for entry in (start for column, start in starts if not column.categories):
         expected = model.likelihood.mean(outputs[:, :1])[0, 0, entry]
         stderr = cells[:, entry].std() / math.sqrt(60_000)
         assert abs(cells[:, entry].mean() - expected) < 4 * stderr, entry
-    for entry, column, categories in ((1, 1, 5), (3, 3, 4)):
+
+
+def test_sampled_codes_have_the_shares_that_are_modelled() -> None:
+    """The standard error of a share over 60,000 draws is below 0.5 / 245; z = 4."""
+    model = random_model(table(columns=(*MIXED, MORE[-1])))
+    outputs = model.decode(torch.zeros(1, 60_000, 3)).detach()
+    cells = model.likelihood.sample(outputs, torch.Generator().manual_seed(4))[0]
+    for entry, column, categories in ((1, 1, 5), (3, 3, 4), (11, 9, 16)):
         shares = torch.bincount(cells[:, entry].long(), minlength=categories) / 60_000
-        x = torch.zeros(categories, table().features)
+        x = torch.zeros(categories, model.config.features)
         x[:, entry] = torch.arange(categories)
         log_mass = model.log_likelihood_per_column(x, torch.zeros(1, categories, 3))[
             0, :, column
@@ -181,6 +198,42 @@ def test_a_constant_column_does_not_make_the_density_grow_without_limit() -> Non
 
     best = model.log_likelihood(model.reconstruct(torch.zeros(1, 2)), torch.zeros(1, 1, 2))
     assert best.item() == pytest.approx(-math.log(0.01) - 0.5 * math.log(2 * math.pi), rel=1e-4)
+
+
+def test_a_scale_that_was_chosen_is_not_learned() -> None:
+    column = next(c for c in MORE if c.name == "height")
+    model = one(column)
+    point = model.reconstruct(z(1)[0])
+
+    names = [name for name, _ in model.named_parameters() if "likelihood" in name]
+    assert names == []
+    peak = model.log_likelihood(point, z(1)).item()
+    assert peak == pytest.approx(-math.log(0.4 * 9) - 0.5 * math.log(2 * math.pi))
+
+
+def test_a_fixed_and_a_learned_scale_live_in_one_row() -> None:
+    columns = (MIXED[0], MORE[1], MIXED[8])
+    model = random_model(table(columns=columns))
+    x = sampled(table(columns=columns), 7)
+    draws = torch.zeros(1, 7, 3)
+
+    by_column = model.log_likelihood_per_column(x, draws)
+    close(by_column.sum(-1), model.log_likelihood(x, draws))
+    assert by_column.shape == (1, 7, 3)
+
+
+@pytest.mark.parametrize(
+    "likelihood", ["continuous_bernoulli", "gaussian_per_row", "bernoulli"]
+)
+def test_pixels_start_at_their_train_means(likelihood: str) -> None:
+    policy = "dynamic" if likelihood == "bernoulli" else "none"
+    column = replace(PICTURE, likelihood=likelihood, binarization=policy)
+    config = ModelConfig(columns=(column,), latents=2)
+    x = torch.rand(100, 12, generator=torch.Generator().manual_seed(0)) * 200 + 20
+    likelihood_of_rows = RowLikelihood(config, Statistics.of(config, x))
+
+    start = likelihood_of_rows.mean(likelihood_of_rows.initial_outputs()[None, None])[0, 0]
+    close(start, x.mean(0), rtol=1e-3, atol=1e-2)
 
 
 def test_eight_bit_pixels_are_the_same_as_floats() -> None:

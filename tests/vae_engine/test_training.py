@@ -1,13 +1,16 @@
 """Training: the same state gives the same numbers, whatever happened in between."""
 
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.vae_engine.rows import grey, pictures, plan, sampled, table
+from tests.vae_engine.rows import MIXED, grey, pictures, plan, sampled, table
 from vae_engine import checkpoint
+from vae_engine.config import OBJECTIVES, ConfigError
 from vae_engine.evaluation import evaluate
 from vae_engine.model import VAE
 from vae_engine.statistics import Statistics
@@ -152,13 +155,120 @@ def test_a_gradient_is_clipped_to_its_norm() -> None:
     assert float(squares) ** 0.5 == pytest.approx(1e-3, rel=1e-4)
 
 
-@pytest.mark.parametrize("objective", ["elbo", "elbo_sampled", "iwae"])
-def test_every_objective_trains(objective: str) -> None:
-    x = sampled(table(), 50)
-    state = new_state(table(), plan(objective=objective, samples=3), Statistics.of(table(), x))
-    first, *_, last = fit(state, minibatches(x, state.plan), report_every=1)
+OBJECTIVE_SETTINGS: dict[str, dict[str, Any]] = {
+    **{name: {"objective": name, "samples": 4} for name in OBJECTIVES},
+    "miwae": {"objective": "miwae", "samples": 4, "groups": 2},
+    "piwae": {"objective": "piwae", "samples": 4, "groups": 2},
+    "beta and warm-up": {"beta": 0.5, "warmup_steps": 30},
+    "free nats": {"free_nats": 0.1},
+    "maximum a posteriori": {"weight_prior": True},
+    "adagrad": {"optimizer": "adagrad", "learning_rate": 0.1},
+    "adamw": {"optimizer": "adamw", "weight_decay": 0.01},
+    "moving average": {"average_decay": 0.9},
+    "cosine": {"schedule": "cosine"},
+}
 
-    assert last.elbo_nats > first.elbo_nats
+
+@pytest.mark.parametrize("name", OBJECTIVE_SETTINGS)
+def test_every_way_to_train_raises_its_objective_and_resumes_bit_for_bit(
+    name: str, tmp_path: Path
+) -> None:
+    """Means of the first and of the last five of 30 steps; 60 rows, so batches differ little."""
+    settings, steps = OBJECTIVE_SETTINGS[name], 4 if name == "mcem" else 30
+    weight_kind = "variational" if name == "full_bayes" else "point"
+    config = table(columns=MIXED[:3], hidden=(8,), weights=weight_kind)
+    x = sampled(config, 60)
+
+    def begun() -> TrainState:
+        settled = plan(batch_rows=30, **{"steps": steps, **settings})
+        return new_state(config, settled, Statistics.of(config, x), rows=60)
+
+    straight = begun()
+    reports = list(fit(straight, minibatches(x, straight.plan), report_every=1))
+    nats = [report.objective_nats for report in reports]
+    assert sum(nats[-5:]) > sum(nats[:5]) or name == "mcem"
+
+    first = begun()
+    for batch in islice(minibatches(x, first.plan), steps // 2 - 1):
+        train_step(first, batch)
+    checkpoint.save(tmp_path, first, {})
+    resumed = begun()
+    checkpoint.load_latest(tmp_path, resumed)
+    trained(x, resumed)
+    assert torch.equal(weights(resumed.model), weights(straight.model))
+    kept, other = (weights(s.averaged_model()) for s in (resumed, straight))
+    assert torch.equal(kept, other)
+
+
+def test_a_moving_average_follows_the_weights() -> None:
+    """The first update counts for 9 / 10, and later ones for less, down to 1 - decay."""
+    x = grey(16)
+    state = new_state(pictures(), plan(average_decay=0.99))
+    first = weights(state.model)
+    train_step(state, Batch(x))
+    second = weights(state.model)
+
+    torch.testing.assert_close(weights(state.averaged_model()), 0.1 * first + 0.9 * second)
+    assert state.averaged_model() is not state.model
+    assert new_state(pictures(), plan()).averaged_model().config == pictures()
+
+
+def test_a_prior_over_weights_pulls_by_one_nth() -> None:
+    """MAP: the gradient of the mean bound differs by -theta / N, for the generative weights alone."""
+    x = sampled(table(), 16)
+    plain, pulled = (
+        new_state(table(), plan(weight_prior=w, clip_norm=None), rows=40) for w in (False, True)
+    )
+    before = {name: p.detach().clone() for name, p in plain.model.named_parameters()}
+    for state in (plain, pulled):
+        train_step(state, Batch(x))
+    generative = plain.model.generative_parameters()
+    for (name, one), two in zip(
+        plain.model.named_parameters(), pulled.model.parameters(), strict=True
+    ):
+        if one.grad is None or two.grad is None:
+            continue
+        expected = before[name] / 40 if name in generative else torch.zeros_like(before[name])
+        torch.testing.assert_close(two.grad - one.grad, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_rates_are_those_of_the_schedule() -> None:
+    x = grey(16)
+    state = new_state(pictures(), plan(steps=4, schedule="cosine", learning_rate=0.01))
+    rates = [r.learning_rate for r in fit(state, minibatches(x, state.plan), report_every=1)]
+
+    assert rates == pytest.approx([0.01, 0.01 * 0.853553, 0.005, 0.01 * 0.146447], rel=1e-5)
+
+
+def test_the_report_has_the_plain_bound_whatever_is_maximized() -> None:
+    """B25: a warm-up of the KL moves the objective and not the ELBO that selects models."""
+    x = sampled(table(), 16)
+    plain, warm = (new_state(table(), plan(warmup_steps=w)) for w in (0, 10))
+    one, two = (train_step(s, Batch(x), report=True) for s in (plain, warm))
+
+    assert one is not None
+    assert two is not None
+    assert one.elbo_nats == two.elbo_nats
+    assert two.objective_nats == pytest.approx(
+        two.log_likelihood_nats - 0.1 * two.kl_nats, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "fault"),
+    [
+        ({}, {"objective": "full_bayes"}, "do not go together"),
+        ({"weights": "variational"}, {}, "do not go together"),
+        ({}, {"weight_prior": True}, "needs the number of training rows"),
+        ({}, {"steps": None, "epochs": 2, "schedule": "cosine"}, "needs the number of rows"),
+        ({"prior": "mixture"}, {"free_nats": 0.1}, "free_nats needs a KL of each latent"),
+    ],
+)
+def test_plans_that_cannot_train_a_model_are_refused(
+    config: dict[str, Any], settings: dict[str, Any], fault: str
+) -> None:
+    with pytest.raises(ConfigError, match=fault):
+        new_state(table(**config), plan(**settings))
 
 
 def test_half_precision_keeps_densities_in_full() -> None:
