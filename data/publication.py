@@ -10,7 +10,6 @@ Order of events, each durable before the next: bytes of a part, name of the part
 manifest, name of the folder. Locks make twins polite; nothing here needs them to be right.
 """
 
-import ctypes
 import errno
 import fcntl
 import hashlib
@@ -18,10 +17,9 @@ import json
 import os
 import re
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +27,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.content import content_digest
+from data.durable import fsync_folder, name_once, temporary_in, write_durably
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 ROW_GROUP_ROWS = 131_072
-RENAME_NOREPLACE = 1
-HERE = -100  # AT_FDCWD
 
 
 class FormatError(ValueError):
@@ -73,29 +70,20 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make the names in `folder` survive a power loss."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def put_once(path: Path, content: bytes, *, scratch: Path | None = None) -> bool:
     """Create `path` with `content`, all or nothing; False if it was there already.
 
     The temporary file lies in `scratch` (on the same file system), or beside `path`.
     """
-    with _temporary(scratch or path.parent) as temporary:
-        _write_durably(temporary, content)
-        return _name_once(temporary, path)
+    with temporary_in(scratch or path.parent) as temporary:
+        write_durably(temporary, content)
+        return name_once(temporary, path)
 
 
 def replace_file(path: Path, content: bytes) -> None:
     """Replace `path` by `content`: a reader sees the old bytes or the new ones."""
-    with _temporary(path.parent) as temporary:
-        _write_durably(temporary, content)
+    with temporary_in(path.parent) as temporary:
+        write_durably(temporary, content)
         temporary.replace(path)
     fsync_folder(path.parent)
 
@@ -160,7 +148,7 @@ class Staging:
         """
         path, content = self._part_path(number), content_digest(table)
         while (adopted := self.adopt(number, footer)) is None:
-            with _temporary(self.scratch) as temporary:
+            with temporary_in(self.scratch) as temporary:
                 with temporary.open("wb") as file:
                     write_parquet(file, table, self._footer(number, footer, content))
                     file.flush()
@@ -168,9 +156,54 @@ class Staging:
                 record = self._record(temporary, path, len(table), content)
                 with suppress(FileNotFoundError):  # a twin has just published and cleaned up
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    if _name_once(temporary, path):
+                    if name_once(temporary, path):
                         return record
         return adopted
+
+    def adopt_from(self, folder: Path, record: PartRecord, number: int) -> PartRecord | None:
+        """Take a part of an earlier publication as part `number`, by a hard link.
+
+        None where it is gone, damaged or on another file system: write the part then. The
+        file's footer goes on naming the publication that it was written for.
+        """
+        source, path = folder / record.path, self._part_path(number)
+        try:
+            if file_digest(source) != record.sha256:
+                return None
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and file_digest(path) != record.sha256:
+                path.unlink()
+            with suppress(FileExistsError):  # by a twin, or by us before a crash
+                os.link(source, path)
+                fsync_folder(path.parent)
+        except OSError:
+            return None
+        return replace(record, path=f"data/{path.name}")
+
+    def write_raw(self, name: str, chunks: Iterable[memoryview], rows: int) -> PartRecord:
+        """Write `data/<name>` from chunks of bytes, once; equal bytes that are there stay."""
+        path = self.path / "data" / name
+        digest = hashlib.sha256()
+        with temporary_in(self.scratch) as temporary:
+            with temporary.open("wb") as file:
+                for chunk in chunks:
+                    file.write(chunk)
+                    digest.update(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+            record = PartRecord(
+                path=f"data/{name}",
+                rows=rows,
+                bytes=temporary.stat().st_size,
+                sha256=digest.hexdigest(),
+                content=digest.hexdigest(),
+            )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            while not name_once(temporary, path):
+                if file_digest(path) == record.sha256:
+                    break
+                path.unlink()
+        return record
 
     def commit(self, final: Path, parts: list[PartRecord], header: Mapping[str, Any]) -> Path:
         """Write the manifest, then give the folder its name; a twin's equal folder is adopted.
@@ -179,9 +212,9 @@ class Staging:
             FormatError: `final` exists and holds something else.
         """
         manifest = {
+            "rows": sum(part.rows for part in parts),
             **header,
             "parts": [asdict(part) for part in parts],
-            "rows": sum(part.rows for part in parts),
         }
         content = (json.dumps(manifest, sort_keys=True, indent=1) + "\n").encode()
         if not (final / "manifest.json").exists():
@@ -316,55 +349,6 @@ def verify_parts(folder: Path, manifest: Mapping[str, Any]) -> None:
             bad.append(f"{part['path']} is not the file that was published")
     if bad:
         raise FormatError(f"{folder} is damaged: {'; '.join(bad)}; publish it again")
-
-
-@contextmanager
-def _temporary(folder: Path) -> Iterator[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=folder, prefix=".tmp-")
-    os.close(handle)
-    try:
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _name_once(temporary: Path, path: Path) -> bool:
-    """Give the durable file its final name unless the name is taken; then fsync the name."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
-            raise
-        if not _rename_once(temporary, path):  # no hard links here (some network drives)
-            return False
-    fsync_folder(path.parent)
-    return True
-
-
-def _rename_once(temporary: Path, path: Path) -> bool:
-    libc = ctypes.CDLL(None, use_errno=True)
-    source, target = os.fsencode(temporary), os.fsencode(path)
-    if libc.renameat2(HERE, source, HERE, target, RENAME_NOREPLACE) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code == errno.EEXIST:
-        return False
-    raise OSError(
-        code,
-        f"{os.strerror(code)}: the file system has neither hard links nor exclusive rename, "
-        f"so two writers could overwrite each other; keep home on another file system",
-        str(path),
-    )
 
 
 def _repeats(kind: pa.DataType) -> bool:

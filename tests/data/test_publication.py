@@ -300,3 +300,69 @@ def test_a_manifest_that_we_cannot_know_is_refused(
 def test_a_folder_without_a_manifest_is_not_a_publication(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="nothing is published there"):
         read_manifest(tmp_path, format=FORMAT, version=1)
+
+
+def grown(root: Path, earlier: Path) -> tuple[Path, list[PartRecord | None]]:
+    """Publish the same parts and one more, taking from `earlier` what can be taken."""
+    manifest = read_manifest(earlier, format=FORMAT, version=1)
+    staging = Staging(root, "grown")
+    taken = [
+        staging.adopt_from(earlier, PartRecord(**part), number)
+        for number, part in enumerate(manifest["parts"])
+    ]
+    parts = [
+        record or staging.write_part(number, TABLES[number], {})
+        for number, record in enumerate(taken)
+    ]
+    parts.append(staging.write_part(len(parts), TABLES[0], {}))
+    return staging.commit(root / "name" / "grown", parts, HEADER), taken
+
+
+def test_parts_of_an_earlier_publication_are_linked(tmp_path: Path) -> None:
+    earlier = publish(tmp_path)
+    path, taken = grown(tmp_path, earlier)
+
+    assert all(taken)
+    verify_parts(path, read_manifest(path, format=FORMAT, version=1))
+    inodes = [
+        [(folder / record.path).stat().st_ino for record in taken if record]
+        for folder in (earlier, path)
+    ]
+    assert inodes[0] == inodes[1]
+
+
+def test_a_damaged_part_is_not_taken_over(tmp_path: Path) -> None:
+    earlier = publish(tmp_path)
+    damaged = earlier / "data" / "part-00001.parquet"
+    damaged.write_bytes(flipped(damaged.read_bytes(), 50))
+    path, taken = grown(tmp_path, earlier)
+
+    assert [record is None for record in taken] == [False, True, False]
+    verify_parts(path, read_manifest(path, format=FORMAT, version=1))
+
+
+def test_a_torn_part_in_staging_gives_way_to_the_one_that_is_taken_over(tmp_path: Path) -> None:
+    earlier = publish(tmp_path)
+    torn = tmp_path / ".staging" / "grown" / "data" / "part-00000.parquet"
+    torn.parent.mkdir(parents=True)
+    torn.write_bytes(b"torn")
+    path, taken = grown(tmp_path, earlier)
+
+    assert all(taken)
+    verify_parts(path, read_manifest(path, format=FORMAT, version=1))
+
+
+def test_raw_bytes_are_written_once_and_torn_ones_anew(tmp_path: Path) -> None:
+    staging = Staging(tmp_path, "abc")
+    chunks = [memoryview(b"abc"), memoryview(b"de")]
+    first = staging.write_raw("x.bin", chunks, 5)
+    path = staging.path / first.path
+    inode = path.stat().st_ino
+    again = staging.write_raw("x.bin", chunks, 5)
+
+    assert (again, path.stat().st_ino, path.read_bytes()) == (first, inode, b"abcde")
+    path.write_bytes(b"torn")
+    assert staging.write_raw("x.bin", chunks, 5) == first
+    assert path.read_bytes() == b"abcde"
+    final = staging.commit(tmp_path / "abc", [first], {**HEADER, "rows": 7})
+    assert read_manifest(final, format=FORMAT, version=1)["rows"] == 7

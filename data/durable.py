@@ -1,0 +1,80 @@
+"""Files whose names mean that their bytes are there: the ground that publications stand on.
+
+A file is written under a temporary name, made durable, and only then given its own name; the
+name is durable when the folder is. Nothing is ever overwritten by accident: a name is given
+once, by a hard link or by a rename that refuses to replace.
+"""
+
+import ctypes
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+RENAME_NOREPLACE = 1
+HERE = -100  # AT_FDCWD
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in `folder` survive a power loss."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def temporary_in(folder: Path) -> Iterator[Path]:
+    """Yield an empty file in `folder` that is gone afterwards, whatever happens."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".tmp-")
+    os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write `content` and wait until it would survive a power loss."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def name_once(temporary: Path, path: Path) -> bool:
+    """Give the durable file its final name unless the name is taken; then fsync the name.
+
+    False where the name was taken.
+    """
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        if not _rename_once(temporary, path):  # no hard links here (some network drives)
+            return False
+    fsync_folder(path.parent)
+    return True
+
+
+def _rename_once(temporary: Path, path: Path) -> bool:
+    libc = ctypes.CDLL(None, use_errno=True)
+    source, target = os.fsencode(temporary), os.fsencode(path)
+    if libc.renameat2(HERE, source, HERE, target, RENAME_NOREPLACE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code == errno.EEXIST:
+        return False
+    raise OSError(
+        code,
+        f"{os.strerror(code)}: the file system has neither hard links nor exclusive rename, "
+        f"so two writers could overwrite each other; keep home on another file system",
+        str(path),
+    )
