@@ -12,16 +12,16 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-from vae_engine.binarization import binarized_for_evaluation
 from vae_engine.diagnostics import (
     effective_samples_of_sums,
     log_mean_stderr,
     pareto_k_of_largest,
     tail_samples,
 )
-from vae_engine.model import VAE, LatentModel
+from vae_engine.model import LatentModel
 from vae_engine.noise import keyed_noise
 from vae_engine.objectives import log_weights_of
+from vae_engine.observation import observed
 
 
 class MarginalEstimate(NamedTuple):
@@ -103,8 +103,7 @@ def estimate_log_marginal(
     parts = []
     for start in range(0, len(x), rows_per_chunk):
         rows, keys = x[start : start + rows_per_chunk], row_keys[start : start + rows_per_chunk]
-        if isinstance(model, VAE):
-            rows = binarized_for_evaluation(model.config, rows, keys, seed)
+        rows = observed(model, rows, keys, seed)
         q = model.posterior(rows)
         chunks = (
             log_weights_of(
