@@ -68,6 +68,10 @@ def _values(column: ColumnContract, seen: ColumnProfile) -> str:
     return "" if seen.distinct is None else f"{seen.distinct:,} different"
 
 
+def _percent(share: float) -> str:
+    return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
+
+
 def _range(seen: ColumnProfile) -> str:
     ends = [
         number(end) if isinstance(end, int | float) else str(end)

@@ -20,6 +20,7 @@ from flows.reporting.specimen import Specimen
 COLUMNS = 60  # shown: those that differ most
 CATEGORIES = 10  # bars; the rest share one
 BINS, FEW_ROWS = 30, 900
+WHOLE_BINS = 40  # of whole numbers
 LONG_TAIL = 20  # medians
 RANGE = (0.005, 0.995)  # of the observed cells; what lies outside counts at the ends
 Values = npt.NDArray[np.float64]
@@ -32,7 +33,7 @@ class Bar:
     name: str
     observed: float
     sampled: float
-    widths: tuple[float, float]  # the same in percent of the column's largest
+    widths: tuple[float, float]  # the same in percent of the largest category's
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,8 @@ def _bars(
     shares = [(str(column.categories[k]), float(p[k]), float(q[k])) for k in shown.tolist()]
     if len(rest := order[len(shown) :]):
         shares.append((f"{len(rest)} others", float(p[rest].sum()), float(q[rest].sum())))
-    top = max(max(a, b) for _, a, b in shares) or 1.0
-    bars = [
-        Bar(name, a, b, (round(100 * a / top, 2), round(100 * b / top, 2)))
-        for name, a, b in shares
-    ]
+    top = max(max(a, b) for _, a, b in shares[: len(shown)]) or 1.0
+    bars = [Bar(name, a, b, (_percent(a / top), _percent(b / top))) for name, a, b in shares]
     largest = bars[int(np.argmax([abs(bar.observed - bar.sampled) for bar in bars]))]
     return Marginal(
         column.name,
@@ -130,6 +128,10 @@ def _bars(
         _by_chance(p, n, m),
         bars=tuple(bars),
     )
+
+
+def _percent(share: float) -> float:
+    return round(100 * min(share, 1.0), 2)
 
 
 def _outlines(column: EncodedColumn, observed: Values, sampled: Values) -> Marginal:
@@ -167,7 +169,7 @@ def _bins(column: EncodedColumn, observed: Values) -> tuple[Axis, Values]:
         steps_up = np.linspace(0.0, math.log1p(axis.high), count + 1)
         return axis, np.expm1(steps_up)
     if "int" in column.dtype and axis.high - axis.low >= 1:
-        width = max(1, math.ceil((axis.high - axis.low + 1) / count))
+        width = max(1, math.ceil((axis.high - axis.low + 1) / max(count, WHOLE_BINS)))
         count = math.ceil((axis.high - axis.low + 1) / width)
         edges = math.floor(axis.low) - 0.5 + width * np.arange(count + 1, dtype=np.float64)
         return Axis(float(edges[0]), float(edges[-1])), edges
@@ -187,7 +189,8 @@ def _dots(
     gaps = np.abs(across - up) / spread
     return Marginal(
         column.name,
-        f"{column.kind} of {column.width:,}",
+        f"{column.kind} of {column.width:,}: the mean of each entry, observed across and sampled "
+        f"up; the number is their mean distance in standard deviations",
         f"{column.name}: means of its {column.width:,} entries differ by "
         f"{number(float(gaps.mean()))} standard deviations on average",
         float(gaps.mean()),

@@ -1,5 +1,7 @@
 """Headless Chromium, spoken to over a pipe: what a page says, asks for, and looks like.
 
+    python -m tests.flows.browser report.html pictures/     the screenshots of a README
+
 The Chrome DevTools Protocol in its simplest form: JSON messages that end in a zero byte, sent
 to file descriptor 3 and read from 4. No driver, no port.
 """
@@ -14,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -170,3 +173,19 @@ def _messages(stream: IO[bytes]) -> Iterator[dict[str, Any]]:
         *whole, rest = (rest + chunk).split(b"\0")
         for message in whole:
             yield json.loads(message)
+
+
+def take_screenshots(page: Page, report: Path, folder: Path) -> list[Path]:
+    """Show a report wide and narrow, in the light and in the dark; return the pictures taken."""
+    taken = []
+    for width in (1280, 390):
+        for scheme in ("light", "dark"):
+            page.open(report, width=width, dark=scheme == "dark")
+            taken.append(folder / f"{report.stem}-{width}-{scheme}.png")
+            page.screenshot(taken[-1], full=False)
+    return taken
+
+
+if __name__ == "__main__":
+    with TemporaryDirectory() as scratch, browser(Path(scratch)) as opened:
+        take_screenshots(opened, Path(sys.argv[1]).resolve(), Path(sys.argv[2]))
