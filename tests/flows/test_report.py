@@ -333,6 +333,16 @@ def test_what_was_measured_beside_is_drawn_too(table_run: Run) -> None:
     assert "drift" in text.ids
 
 
+def test_latents_without_a_kl_of_their_own_are_ranked_by_activity(digits_run: Run) -> None:
+    records = digits_run.records
+    records.evaluation["kl_per_latent"] = [None] * 3
+
+    text = Text(render(records))
+
+    assert "Activity of each latent" in text.words
+    assert "strongest first, by activity" in text.words
+
+
 def test_every_snippet_reads_the_features(table_run: Run) -> None:
     found = snippets(table_run.records)
 
