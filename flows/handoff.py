@@ -4,11 +4,12 @@ Everything that a spec leaves open is decided here, from the data alone, in one 
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from data.encoding import EncodedColumn
@@ -89,36 +90,48 @@ def statistics(config: ModelConfig, train: Rows) -> Statistics:
 
 
 def model_config(spec: Spec, preprocessor: Preprocessor, snapshot: Snapshot) -> ModelConfig:
-    """The architecture: what the spec says, and the data decide the rest."""
+    """The architecture: what the spec says, and the data decide the rest.
+
+    Raises:
+        ConfigError: a setting is unknown or does not fit the others.
+    """
     chosen = spec.model
     columns = tuple(
         _column(column, snapshot.profile, chosen) for column in preprocessor.columns
     )
     wide = preprocessor.features >= WIDE
-    return ModelConfig(
-        columns=columns,
-        latents=chosen.latents or _latents(preprocessor),
-        hidden=chosen.hidden or ((500,) if wide else (256, 256)),
-        activation=chosen.activation or ("tanh" if wide else "silu"),
-        network=chosen.network or "mlp",
-        posterior=chosen.posterior or "diagonal",
-        prior=chosen.prior or "standard",
-    )
+    settings = {
+        "latents": _latents(preprocessor),
+        "hidden": (500,) if wide else (256, 256),
+        "activation": "tanh" if wide else "silu",
+        **_said(chosen, {"likelihoods", "binarization"}),
+    }
+    return ModelConfig(columns=columns, **settings)
+
+
+def _said(section: BaseModel, other: set[str]) -> dict[str, Any]:
+    """What a section of the spec says itself, but for the keys that are read elsewhere."""
+    return {
+        key: value
+        for key, value in section.model_dump(exclude=other).items()
+        if value is not None
+    }
 
 
 def _latents(preprocessor: Preprocessor) -> int:
-    """Half as many latents as entries that vary, within bounds: a choice, not an estimate."""
+    """Half as many latents as entries, within bounds: a choice, not an estimate."""
     if preprocessor.features >= WIDE:
         return IMAGE_LATENTS
     return min(max(2, -(-preprocessor.features // 2)), MAX_TABLE_LATENTS)
 
 
 def _column(column: EncodedColumn, profile: Profile, chosen: ModelSection) -> Column:
+    likelihood = chosen.likelihoods.get(column.name) or chosen.likelihoods.get(column.kind)
     if column.kind == "pixels":
-        return _pixels(column, profile, chosen)
+        return _pixels(column, profile, likelihood, chosen.binarization)
     return Column(
         name=column.name,
-        likelihood=LIKELIHOODS[column.kind],
+        likelihood=likelihood or LIKELIHOODS[column.kind],
         width=column.width,
         categories=len(column.categories) if column.kind in {"categorical", "ordinal"} else 0,
         shift=column.shifts or column.shift,
@@ -127,14 +140,14 @@ def _column(column: EncodedColumn, profile: Profile, chosen: ModelSection) -> Co
     )
 
 
-def _pixels(column: EncodedColumn, profile: Profile, chosen: ModelSection) -> Column:
+def _pixels(
+    column: EncodedColumn, profile: Profile, likelihood: str | None, policy: str | None
+) -> Column:
     seen = profile[column.name]
-    likelihood = chosen.pixels or (
-        "bernoulli" if (seen.near_extreme or 0) >= NEARLY_BINARY else "gaussian"
-    )
-    policy = "none"
+    nearly_binary = (seen.near_extreme or 0) >= NEARLY_BINARY
+    likelihood = likelihood or ("bernoulli" if nearly_binary else "gaussian")
     if likelihood == "bernoulli":
-        policy = chosen.binarization or ("none" if seen.two_values else "dynamic")
+        policy = policy or ("none" if seen.two_values else "dynamic")
     return Column(
         name=column.name,
         likelihood=likelihood,
@@ -142,27 +155,25 @@ def _pixels(column: EncodedColumn, profile: Profile, chosen: ModelSection) -> Co
         scale=float(column.max or 1.0),
         image=column.image,
         missing=column.missing,
-        binarization=policy,
+        binarization=policy or "none",
     )
 
 
 def training_plan(spec: Spec, rows: int) -> TrainingPlan:
-    """How to train: what the spec says, and the number of rows decides the rest."""
+    """How to train: what the spec says, and the number of rows decides the rest.
+
+    Raises:
+        ConfigError: a setting is unknown or does not fit the others.
+    """
     chosen = spec.training
     epochs = min(max(round(TRAINING_ROWS_SEEN / rows), MIN_EPOCHS), MAX_EPOCHS)
-    return TrainingPlan(
-        seed=chosen.seed,
-        epochs=chosen.epochs or epochs,
-        batch_rows=chosen.batch_rows or min(128, max(16, rows // 20)),
-        learning_rate=chosen.learning_rate,
-        optimizer=chosen.optimizer,
-        objective=chosen.objective,
-        samples=chosen.samples,
-        clip_norm=chosen.clip_norm,
-        patience=chosen.patience or PATIENCE,
-        device=_device(chosen.device),
-        precision={"fp32": "float32", "bf16": "bfloat16"}[chosen.precision],
-    )
+    settings = {
+        "epochs": None if chosen.steps else epochs,
+        "batch_rows": min(128, max(16, rows // 20)),
+        "patience": PATIENCE,
+        **_said(chosen, {"device"}),
+    }
+    return TrainingPlan(device=_device(chosen.device), **settings)
 
 
 def _device(wanted: str) -> str:

@@ -4,7 +4,7 @@
       plan.json            the resolved settings, the snapshot, the engine's version
       preprocessor.json    fitted on the train split
       metrics.jsonl        a line each epoch; MLflow has a copy
-      checkpoints/         the last two, and the best weights
+      checkpoints/  best/  the last two states, and the one with the best validation ELBO
       model/               the artifact; written once, complete
       trained.json  evaluation-<digest>.json  registration.json  finished-<digest>.json
       report.html
@@ -57,6 +57,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Where training resumes from."""
         return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the best validation ELBO so far."""
+        return self.path / "best"
 
     @property
     def model(self) -> Path:

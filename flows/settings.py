@@ -70,6 +70,9 @@ def prepare_environment(home: Home, *, debug: bool = False) -> None:
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
         "GIT_PYTHON_REFRESH": "quiet",
+        # Waiting threads sleep: where another process wants the core, one that spins for its
+        # turn makes a product ten times as slow.
+        "OMP_WAIT_POLICY": "PASSIVE",
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

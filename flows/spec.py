@@ -46,33 +46,58 @@ class DatasetSection(Section):
 
 
 class ModelSection(Section):
-    """The model; None means: chosen from the data (see `flows.handoff`)."""
+    """The model; None means: chosen from the data (see `flows.handoff`).
+
+    The settings are those of `vae_engine.config.ModelConfig`, which says what each one means.
+    """
 
     latents: int | None = Field(None, ge=1, le=4096)
-    hidden: tuple[int, ...] | None = None
-    activation: str | None = None
+    upper_latents: int | None = Field(None, ge=1, le=4096)
     network: str | None = None
+    hidden: tuple[int, ...] | None = None
+    upper_hidden: tuple[int, ...] | None = None
+    activation: str | None = None
     posterior: str | None = None
     prior: str | None = None
-    pixels: str | None = None
+    components: int | None = Field(None, ge=1)
+    transforms: int | None = Field(None, ge=1)
+    transform_hidden: tuple[int, ...] | None = None
+    one_hot_up_to: int | None = Field(None, ge=1)
+    embedding_width: int | None = Field(None, ge=1)
+    weights: str | None = None
+    initial_stddev: float | None = Field(None, gt=0)
+    likelihoods: dict[str, str] = Field(default_factory=dict)  # by column, or by kind
     binarization: Literal["none", "dynamic", "static", "threshold"] | None = None
 
 
 class TrainingSection(Section):
-    """How the model is trained; None means: chosen from the number of rows."""
+    """How the model is trained; None means: the engine's default, or chosen from the data.
 
-    objective: str = "elbo"
-    samples: int = Field(1, ge=1)
+    The settings are those of `vae_engine.config.TrainingPlan`.
+    """
+
+    seed: int = Field(0, ge=0)
     epochs: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1)
     batch_rows: int | None = Field(None, ge=1)
-    optimizer: str = "adam"
-    learning_rate: float = Field(1e-3, gt=0)
-    clip_norm: float = Field(100.0, gt=0)
-    warmup_epochs: int = Field(0, ge=0)
+    objective: str | None = None
+    samples: int | None = Field(None, ge=1)
+    groups: int | None = Field(None, ge=1)
+    beta: float | None = Field(None, ge=0)
+    warmup_steps: int | None = Field(None, ge=0)
+    free_nats: float | None = Field(None, ge=0)
+    weight_prior: bool | None = None
+    optimizer: str | None = None
+    learning_rate: float | None = Field(None, gt=0)
+    schedule: str | None = None
+    betas: tuple[float, float] | None = None
+    epsilon: float | None = Field(None, gt=0)
+    weight_decay: float | None = Field(None, ge=0)
+    average_decay: float | None = Field(None, ge=0, lt=1)
+    clip_norm: float | None = Field(None, gt=0)
     patience: int | None = Field(None, ge=1)
-    seed: int = 0
     device: str = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: str | None = None
 
 
 class EvaluationSection(Section):
