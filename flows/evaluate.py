@@ -1,5 +1,6 @@
 """Stage 3: the bound and the marginal likelihood on the test split, and the features as features."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 
 from data.preprocessing import Preprocessor
-from data.publication import digest_of, locked
+from data.publication import locked
 from data.snapshot import Snapshot, open_snapshot
 from flows import handoff
 from flows.handoff import Rows
@@ -18,7 +19,7 @@ from flows.progress import advance
 from flows.runs import RunFolder, Stage, once, read_record
 from flows.spec import Spec
 from vae_engine.artifact import load_model
-from vae_engine.baselines import independent_columns
+from vae_engine.baselines import factor_analysis, independent_columns
 from vae_engine.encoding import encode
 from vae_engine.evaluation import ElboReport, Total, evaluate
 from vae_engine.marginal import MarginalEstimate, estimate_log_marginal
@@ -35,11 +36,8 @@ CHUNK_ROWS = 100  # between two progress reports
 def evaluate_model(spec: Spec, run_path: str) -> Stage:
     """Measure a run's model on the test split, or find it measured with these settings."""
     folder = RunFolder(Path(run_path))
-    digest = digest_of(spec.evaluation.model_dump(mode="json"))[:12]
     with locked(folder.path / ".lock"):
-        return once(
-            "evaluate", folder.record(f"evaluation-{digest}"), lambda: _evaluate(spec, folder)
-        )
+        return once("evaluate", folder.evaluation(spec), lambda: _evaluate(spec, folder))
 
 
 def _evaluate(spec: Spec, folder: RunFolder) -> dict[str, Any]:
@@ -54,8 +52,10 @@ def _evaluate(spec: Spec, folder: RunFolder) -> dict[str, Any]:
 
     report = evaluate(model, test.batches(), samples=ELBO_SAMPLES, seed=seed)
     marginal = _log_marginal(spec, model, sample)
-    independent = independent_columns(
-        model.config, train.first(PROBE_ROWS).batch, sample.batch, seed=seed
+    fitted = train.first(PROBE_ROWS)
+    independent = independent_columns(model.config, fitted.batch, sample.batch, seed=seed)
+    factors = factor_analysis(
+        model.config, fitted.batch, sample.batch, latents=model.latents, seed=seed
     )
     value = {
         "time_ms": int(time.time() * 1000),
@@ -65,7 +65,8 @@ def _evaluate(spec: Spec, folder: RunFolder) -> dict[str, Any]:
         "elbo": _estimate(report.elbo),
         "distortion": _estimate(report.distortion),
         "rate": _estimate(report.rate),
-        "kl_per_latent": list(report.kl_per_latent),
+        # None where the KL is not a sum over latents: a flow, a mixture.
+        "kl_per_latent": [kl if math.isfinite(kl) else None for kl in report.kl_per_latent],
         "activity": list(report.activity),
         "active_units": report.active_units,
         "active_threshold": report.active_threshold,
@@ -74,6 +75,7 @@ def _evaluate(spec: Spec, folder: RunFolder) -> dict[str, Any]:
         | {"importance_samples": spec.evaluation.importance_samples},
         "untrusted_fraction": float((marginal.pareto_k > TRUSTED_K).double().mean()),
         "independent": _estimate(Total.of(independent)),
+        "factor_analysis": None if factors is None else _estimate(Total.of(factors)),
         "log_marginal_per_row": marginal.log_marginal_nats.tolist(),
         "independent_per_row": independent.tolist(),
         "probe": _probe(snapshot, model, train, test),
@@ -152,6 +154,9 @@ def _metrics(value: Mapping[str, Any], report: ElboReport) -> dict[str, float]:
     estimates = ("elbo", "distortion", "rate", "log_marginal", "independent")
     metrics = {f"test/{name}_nats": value[name]["nats"] for name in estimates}
     metrics |= {f"test/{name}_nats_stderr": value[name]["stderr"] for name in estimates}
+    if value["factor_analysis"] is not None:
+        metrics["test/factor_analysis_nats"] = value["factor_analysis"]["nats"]
+        metrics["test/factor_analysis_nats_stderr"] = value["factor_analysis"]["stderr"]
     metrics |= {
         "test/active_units": report.active_units,
         "test/untrusted_fraction": value["untrusted_fraction"],

@@ -53,6 +53,7 @@ def register_model(
         "verdict": _sentence(registered, verdict),
         "encoder": _encoder(home, folder, registered),
     }
+    replace_file(folder.record("registration"), canonical_json(value).encode())
     return Stage("register", value, reused=not is_new, elapsed_s=perf_counter() - started)
 
 

@@ -1,5 +1,6 @@
 """The last stage: one self-contained HTML file about a run, written when something has changed."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
@@ -10,6 +11,8 @@ from flows.reporting.records import Records, newest_run
 from flows.runs import RunFolder, Stage, read_record
 from flows.settings import Home
 from flows.spec import Spec
+
+logger = logging.getLogger(__name__)
 
 LAYOUT = 1  # raised when equal records give another page
 
@@ -22,13 +25,13 @@ def write_report(spec: Spec, home: Home, run_path: str) -> Stage:
     """
     started = perf_counter()
     folder = RunFolder(Path(run_path))
-    measured = digest_of(spec.evaluation.model_dump(mode="json"))[:12]
-    records = Records.of(home, folder, folder.record(f"evaluation-{measured}"))
+    records = Records.of(home, folder, folder.evaluation(spec))
     sources = digest_of({"records": records.digest(), "layout": LAYOUT})
     with locked(folder.path / ".lock"):
         reused = folder.report.exists() and _sources(folder) == sources
         if not reused:
             _write(records, sources)
+            _copy_to_mlflow(home, records)
     value = read_record(folder.record("report"))
     return Stage("report", value, reused=reused, elapsed_s=perf_counter() - started)
 
@@ -44,6 +47,18 @@ def write_latest_report(home: Home, name: str) -> Path:
     with locked(folder.path / ".lock"):
         _write(records, digest_of({"records": records.digest(), "layout": LAYOUT}))
     return folder.report
+
+
+def _copy_to_mlflow(home: Home, records: Records) -> None:
+    """Let MLflow's page of the run show the report; without MLflow the file is enough."""
+    from flows import tracking
+
+    if records.registration is None:
+        return
+    try:
+        tracking.log_artifact(home, records.registration["mlflow_run"], records.folder.report)
+    except tracking.TrackingError as error:
+        logger.warning("the report is not in MLflow: %s", error)
 
 
 def _sources(folder: RunFolder) -> str | None:

@@ -73,6 +73,12 @@ class RunFolder:
         """The HTML report."""
         return self.path / "report.html"
 
+    def evaluation(self, spec: Spec) -> Path:
+        """The record of the evaluation that a spec asks for."""
+        return self.record(
+            f"evaluation-{digest_of(spec.evaluation.model_dump(mode='json'))[:12]}"
+        )
+
     def record(self, name: str) -> Path:
         """The record of a stage."""
         return self.path / f"{name}.json"

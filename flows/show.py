@@ -34,6 +34,9 @@ def summary(value: Mapping[str, Any], console: Console) -> None:
             f"{marginal['importance_samples']:,} importance samples[/]",
         )
         rows.add_row("", f"[dim]independent columns {nats(value['independent'])} nats[/]")
+        if value.get("factor_analysis"):
+            linear = nats(value["factor_analysis"])
+            rows.add_row("", f"[dim]factor analysis of the same width {linear} nats[/]")
         rows.add_row("active units", f"{value['active_units']} of {value['latents']}")
     for probe in value.get("probe") or []:
         kind, _, score = probe["name"].partition("_")

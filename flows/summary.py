@@ -31,12 +31,15 @@ def of(spec: Spec, stages: Mapping[str, Stage]) -> dict[str, Any]:
     }
     if "evaluate" in values:
         measured = values["evaluate"]
-        names = ("elbo", "log_marginal", "independent", "active_units", "latents", "probe")
+        names = (
+            "elbo", "log_marginal", "independent", "factor_analysis", "active_units",
+            "latents", "probe",
+        )  # fmt: skip
         summary |= {name: measured[name] for name in names}
     if "register" in values:
         registered = values["register"]
-        names = ("name", "version", "aliases", "digest", "verdict", "mlflow_run")
-        summary["model"] = {name: registered[name] for name in names}
+        shown = ("name", "version", "aliases", "digest", "verdict", "mlflow_run")
+        summary["model"] = {name: registered[name] for name in shown}
     if "encode" in values:
         summary["publication"] = dict(values["encode"])
     if "report" in values:

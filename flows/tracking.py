@@ -137,8 +137,17 @@ def log_dataset(
 
 
 def log_artifact(home: Home, mlflow_run: str, path: Path) -> None:
-    """Copy one file into the run's artifacts."""
-    client(home).log_artifact(mlflow_run, str(path))
+    """Copy one file into the run's artifacts.
+
+    Raises:
+        TrackingError: the server cannot be reached.
+    """
+    try:
+        client(home).log_artifact(mlflow_run, str(path))
+    except (MlflowException, OSError) as error:
+        raise TrackingError(
+            f"MLflow at {home.tracking_uri} is not reachable: {error}"
+        ) from error
 
 
 def end_run(home: Home, mlflow_run: str, *, failed: bool = False) -> None:
@@ -258,7 +267,8 @@ def set_alias(home: Home, name: str, alias: str, version: int) -> None:
             connection.set_registered_model_tag(
                 name, "latents.champions", json.dumps([*journal, version])
             )
-        if connection.get_registered_model(name).aliases.get(CHALLENGER) == str(version):
+        challenger = connection.get_registered_model(name).aliases.get(CHALLENGER)
+        if challenger is not None and int(challenger) == version:
             connection.delete_registered_model_alias(name, CHALLENGER)
     connection.set_registered_model_alias(name, alias, str(version))
 
