@@ -18,7 +18,7 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from vae_engine.diagnostics import effective_samples, log_mean_stderr
-from vae_engine.hmc import Point, Terms, adapted, draw, evaluate, transition
+from vae_engine.hmc import Point, Terms, adapted, evaluate, kick, transition
 from vae_engine.model import VAE, LatentModel
 from vae_engine.noise import derived_seed, keyed_noise
 from vae_engine.observation import observed
@@ -271,16 +271,8 @@ def _followed(
         if t == len(betas) - 1:
             break
         step = sizes[t][:, None] * path.stddev(betas[t])
-        momentum, uniform = draw(seed, keys, t, point.z)
-        point, taken = transition(
-            path.terms,
-            path.weights(betas[t]),
-            point,
-            momentum,
-            uniform,
-            step,
-            plan.leapfrog_steps,
-        )
+        weights, random = path.weights(betas[t]), kick(seed, keys, t, point.z)
+        point, taken = transition(path.terms, weights, point, random, step, plan.leapfrog_steps)
         acceptance += taken.mean(0)
     return log_w, acceptance / max(len(betas) - 2, 1)
 
@@ -295,11 +287,9 @@ def _tuned_step_sizes(
     sizes = []
     betas = sigmoid_schedule(plan.tuning_temperatures).tolist()
     for t, beta in enumerate([0.0] * SETTLING + betas):
-        momentum, uniform = draw(seed, keys, t, point.z)
         step = size[:, None] * path.stddev(beta)
-        point, taken = transition(
-            path.terms, path.weights(beta), point, momentum, uniform, step, plan.leapfrog_steps
-        )
+        weights, random = path.weights(beta), kick(seed, keys, t, point.z)
+        point, taken = transition(path.terms, weights, point, random, step, plan.leapfrog_steps)
         size = adapted(size, taken, plan.acceptance, GAIN)
         sizes.append(size)
     nearest = torch.linspace(SETTLING, len(sizes) - 1, plan.temperatures + 1).round().long()

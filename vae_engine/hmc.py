@@ -41,6 +41,14 @@ class Point(NamedTuple):
         return torch.tensordot(weights, self.gradients, 1)
 
 
+class Kick(NamedTuple):
+    """All that is random in one transition of every chain."""
+
+    momentum: Float[Tensor, "chains rows latents"]  # from N(0, I)
+    uniform: Float[Tensor, "chains rows"]  # from [0, 1): below the acceptance, the end is taken
+    stretch: Float[Tensor, "rows 1"]  # from [0.5, 1.5): a factor on the step size
+
+
 class Transition(NamedTuple):
     """One step of every chain."""
 
@@ -81,21 +89,21 @@ def transition(
     terms: Terms,
     weights: Float[Tensor, " terms"],
     point: Point,
-    momentum: Float[Tensor, "chains rows latents"],
-    uniform: Float[Tensor, "chains rows"],
+    kick: Kick,
     step_size: Float[Tensor, "rows _"],
     steps: int,
 ) -> Transition:
     """Move every chain once; the density of `weights` is invariant, and detailed balance holds.
 
-    `momentum` is drawn from N(0, I) and `uniform` from [0, 1) by the caller. A trajectory that
-    ends where the density is not a number is rejected.
+    Trajectories differ in length, because those of one length may return to where they began
+    for ever: half the period of a Gaussian turns z into -z whatever the momentum. A trajectory
+    that ends where the density is not a number is rejected.
     """
-    end, last = leapfrog(terms, weights, point, momentum, step_size, steps)
-    before = point.log_density(weights) - 0.5 * momentum.square().sum(-1)
+    end, last = leapfrog(terms, weights, point, kick.momentum, kick.stretch * step_size, steps)
+    before = point.log_density(weights) - 0.5 * kick.momentum.square().sum(-1)
     after = end.log_density(weights) - 0.5 * last.square().sum(-1)
     acceptance = (after - before).exp().nan_to_num(0.0).clamp(max=1.0)
-    taken = uniform < acceptance
+    taken = kick.uniform < acceptance
     return Transition(
         Point(
             torch.where(taken[..., None], end.z, point.z),
@@ -106,20 +114,20 @@ def transition(
     )
 
 
-def draw(
+def kick(
     seed: int,
     row_keys: Int64[Tensor, " rows"],
     number: int,
     z: Float[Tensor, "chains rows latents"],
-) -> tuple[Float[Tensor, "chains rows latents"], Float[Tensor, "chains rows"]]:
-    """Momentum and uniform of transition `number`, a function of (seed, row key, number) alone.
+) -> Kick:
+    """Draw for transition `number`: a function of (seed, row key, number) alone.
 
     `z` says how many chains and latents there are, and in what precision.
     """
     chains, _, latents = z.shape
     momentum = keyed_noise(seed, row_keys, number * chains, (number + 1) * chains, latents)
-    uniform = keyed_uniform(derived_seed(seed, number), row_keys, chains).T
-    return momentum.to(z.dtype), uniform.to(z.dtype)
+    uniform = keyed_uniform(derived_seed(seed, number), row_keys, chains + 1).to(z.dtype)
+    return Kick(momentum.to(z.dtype), uniform[:, :chains].T, 0.5 + uniform[:, chains:])
 
 
 def adapted(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vae_engine.hmc import Point, adapted, draw, evaluate, leapfrog, transition
+from vae_engine.hmc import Kick, Point, adapted, evaluate, kick, leapfrog, transition
 
 ONE = torch.ones(1, dtype=torch.float64)
 
@@ -75,8 +75,7 @@ def test_chains_that_start_in_the_density_stay_in_it() -> None:
     step, keys = torch.full((4000, 1), 0.45).double(), torch.arange(4000)
     acceptance = torch.zeros(20)
     for k in range(20):
-        momentum, uniform = draw(7, keys, k, point.z)
-        point, taken = transition(banana, ONE, point, momentum, uniform, step, 3)
+        point, taken = transition(banana, ONE, point, kick(7, keys, k, point.z), step, 3)
         acceptance[k] = taken.mean()
 
     assert 0.3 < acceptance.mean() < 0.8
@@ -87,11 +86,10 @@ def test_chains_that_start_in_the_density_stay_in_it() -> None:
 
 def test_a_rejected_chain_stays_where_it_was_with_all_that_is_known_there() -> None:
     point = evaluate(banana, draws(2, 3, 2))
-    uniform = torch.ones(2, 3).double()  # above every probability
+    # a uniform number of 1 is above every probability
+    never = Kick(draws(2, 3, 2, seed=2), torch.ones(2, 3).double(), torch.ones(3, 1).double())
 
-    stayed = transition(
-        banana, ONE, point, draws(2, 3, 2, seed=2), uniform, torch.ones(3, 1).double(), 5
-    )
+    stayed = transition(banana, ONE, point, never, torch.ones(3, 1).double(), 5)
     assert all(torch.equal(a, b) for a, b in zip(stayed.point, point, strict=True))
 
 
@@ -100,15 +98,12 @@ def test_a_trajectory_that_ends_nowhere_is_rejected() -> None:
         return ((1 - z.square().sum(-1)).log(),)  # nan outside the unit disc
 
     point = evaluate(cliff, torch.zeros(1, 2, 2).double())
-    moved = transition(
-        cliff,
-        ONE,
-        point,
+    far = Kick(
         torch.full((1, 2, 2), 9.0).double(),
         torch.zeros(1, 2).double(),
         torch.ones(2, 1).double(),
-        1,
     )
+    moved = transition(cliff, ONE, point, far, torch.ones(2, 1).double(), 1)
 
     assert moved.acceptance.tolist() == [[0, 0]]
     torch.testing.assert_close(moved.point.z, point.z)
@@ -129,14 +124,40 @@ def test_a_weighted_sum_of_terms_is_one_density() -> None:
 
 
 def test_draws_belong_to_rows_and_not_to_their_place() -> None:
-    keys = torch.tensor([5, 9, 2])
-    momentum, uniform = draw(1, keys, 3, torch.zeros(4, 3, 2))
-    turned, turned_uniform = draw(1, keys.flip(0), 3, torch.zeros(4, 3, 2))
+    keys, z = torch.tensor([5, 9, 2]), torch.zeros(4, 3, 2)
+    first, later, turned = kick(1, keys, 3, z), kick(1, keys, 4, z), kick(1, keys.flip(0), 3, z)
 
-    assert torch.equal(momentum.flip(1), turned)
-    assert torch.equal(uniform.flip(1), turned_uniform)
-    assert not torch.equal(momentum, draw(1, keys, 4, torch.zeros(4, 3, 2))[0])
-    assert not torch.equal(uniform, draw(1, keys, 4, torch.zeros(4, 3, 2))[1])
+    assert torch.equal(first.momentum.flip(1), turned.momentum)
+    assert torch.equal(first.uniform.flip(1), turned.uniform)
+    assert torch.equal(first.stretch.flip(0), turned.stretch)
+    assert not any(torch.equal(a, b) for a, b in zip(first, later, strict=True))
+
+
+def test_trajectories_are_stretched_by_a_half_to_one_and_a_half() -> None:
+    stretch = kick(1, torch.arange(10_000), 0, torch.zeros(2, 10_000, 1)).stretch
+
+    assert (stretch >= 0.5).all()
+    assert (stretch < 1.5).all()
+    assert stretch.mean().item() == pytest.approx(1, abs=3.3 * 12**-0.5 / 100)
+
+
+def test_half_a_period_does_not_trap_a_chain() -> None:
+    """N(0, 1) in steps of pi / 16: 16 of one length turn z into -z for ever.
+
+    Two states of such chains correlate fully in their squares; of stretched ones, hardly:
+    2,000 rows know a correlation of squares to 3.3 / sqrt(2000).
+    """
+
+    def normal(z: Tensor) -> tuple[Tensor]:
+        return (-0.5 * z.square().sum(-1),)
+
+    begin = point = evaluate(normal, draws(1, 2000, 1))
+    step, keys = torch.full((2000, 1), math.pi / 16).double(), torch.arange(2000)
+    for k in range(6):
+        point, _ = transition(normal, ONE, point, kick(1, keys, k, point.z), step, 16)
+
+    squares = torch.stack([begin.z[0, :, 0].square(), point.z[0, :, 0].square()])
+    assert abs(squares.corrcoef()[0, 1].item()) < 3.3 / 2000**0.5
 
 
 @pytest.mark.parametrize("target", [0.65, 0.9])
@@ -150,10 +171,9 @@ def test_step_sizes_find_their_acceptance_row_by_row(target: float) -> None:
     point, keys = evaluate(normal, draws(64, 2, 5) * scale[:, None]), torch.arange(2)
     size, sizes, acceptances = torch.ones(2).double(), [], []
     for k in range(300):
-        momentum, uniform = draw(1, keys, k, point.z)
-        step = size[:, None]
         # One leapfrog step: with more, a Gaussian's energy error is not monotone in the step.
-        point, acceptance = transition(normal, ONE, point, momentum, uniform, step, 1)
+        random = kick(1, keys, k, point.z)
+        point, acceptance = transition(normal, ONE, point, random, size[:, None], 1)
         size = adapted(size, acceptance, target, 0.2)
         sizes.append(size.log())
         acceptances.append(acceptance.mean(0))
@@ -161,4 +181,4 @@ def test_step_sizes_find_their_acceptance_row_by_row(target: float) -> None:
     reached = torch.stack(acceptances[100:]).mean(0)
     ratio = torch.stack(sizes[100:]).mean(0).diff().exp()
     assert reached.tolist() == pytest.approx([target] * 2, abs=0.02)
-    assert ratio.item() == pytest.approx(10, rel=0.03)
+    assert ratio.item() == pytest.approx(10, rel=0.06)
