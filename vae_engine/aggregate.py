@@ -16,7 +16,7 @@ from vae_engine.model import LatentModel
 from vae_engine.noise import keyed_noise
 from vae_engine.objectives import log_mean
 from vae_engine.observation import observed
-from vae_engine.posteriors import Posterior, drawn
+from vae_engine.posteriors import Posterior
 
 PAIRS = 100_000  # of a draw and a reference row, evaluated at once
 
@@ -57,5 +57,6 @@ def mutual_information(
     if not len(x):
         raise ValueError("mutual_information needs at least one row; got none")
     q = model.posterior(observed(model, x, row_keys, seed))
-    z, log_q = drawn(q, keyed_noise(seed, row_keys, 0, samples, model.latents))
+    noise = keyed_noise(seed, row_keys, 0, samples, model.latents)
+    z, log_q = q.reparameterize_with_log_prob(noise)
     return Total.of((log_q - log_aggregate(q, z)).mean(0))

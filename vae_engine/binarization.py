@@ -18,7 +18,7 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from vae_engine.config import Column, ModelConfig
-from vae_engine.noise import derived_seed, keyed_uniform
+from vae_engine.noise import coarse_uniform, derived_seed, keyed_uniform
 
 STATIC_SEED = 0  # static binarization belongs to the data, not to a run
 
@@ -37,7 +37,7 @@ def binarized_for_training(
 
     def uniform(column: Column, start: int) -> Tensor:
         if column.binarization == "dynamic":
-            return torch.rand(len(x), column.width, generator=generator, device=x.device)
+            return coarse_uniform(len(x), column.width, generator)
         if row_keys is None:
             raise ValueError(
                 f"column {column.name!r} is binarized statically, by row key; give the row keys "
@@ -87,8 +87,8 @@ def _white(
     """Return cells of 0 and `scale`; a missing cell stays missing."""
     scale = torch.as_tensor(column.scale, dtype=torch.float32, device=cells.device)
     if column.binarization == "threshold":
-        white = cells > 0.5 * scale
-    else:
-        white = uniform(column, start) * scale < cells
-    binary = white.to(cells.dtype if cells.is_floating_point() else torch.float32) * scale
+        binary = (cells > 0.5 * scale).float() * scale
+    else:  # the ceiling of cells / scale - uniform, which is above -1 and at most 1
+        binary = cells / scale
+        binary = binary.sub_(uniform(column, start)).ceil_().mul_(scale)
     return torch.where(cells.isnan(), torch.nan, binary) if column.missing else binary

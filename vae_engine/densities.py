@@ -17,7 +17,8 @@ LOG_2PI = math.log(2 * math.pi)
 
 def bernoulli(x: Float[Tensor, "*#a"], logits: Float[Tensor, "*#a"]) -> Float[Tensor, "*a"]:
     """log p^x (1 - p)^(1 - x) = x logits - softplus(logits), p = sigmoid(logits).  Eq. 11."""
-    return x * logits - functional.softplus(logits)
+    logits, x = torch.broadcast_tensors(logits, x)
+    return -functional.binary_cross_entropy_with_logits(logits, x, reduction="none")
 
 
 def normal(

@@ -14,7 +14,7 @@ from torch import Tensor
 from vae_engine.binarization import binarized_for_evaluation
 from vae_engine.model import VAE
 from vae_engine.noise import keyed_noise
-from vae_engine.objectives import draws_and_kl, kl_per_latent
+from vae_engine.objectives import draws_and_kl
 
 ACTIVE_VARIANCE = 0.01  # Burda et al. (2016), section 5: Var_x(E_q[z]) of a unit in use
 
@@ -93,7 +93,7 @@ def evaluate(
         noise = keyed_noise(seed, row_keys, 0, samples, model.latents)
         z, divergence = draws_and_kl(model, q, noise)
         by_column = model.log_likelihood_per_column(x, z).mean(0)
-        by_latent = kl_per_latent(model, q)
+        by_latent = q.kl_per_latent() if model.standard_prior else None
         log_likelihood = by_column.sum(-1)
         elbo += Total.of(log_likelihood - divergence)
         distortion += Total.of(-log_likelihood)

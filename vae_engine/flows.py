@@ -135,6 +135,12 @@ class FlowPosterior:
         log_q = densities.standard_normal(noise).sum(-1) + log_volume
         return log_q - self.base.stddev.log().sum(-1)
 
+    def kl_from_prior(self) -> None:
+        """Return None: there is no closed form."""
+
+    def kl_per_latent(self) -> None:
+        """Return None: there is no closed form."""
+
     def detached(self) -> "FlowPosterior":
         """Return the same distribution, whose parameters pass no gradient on."""
         flow = frozen(self.flow) if isinstance(self.flow, nn.Module) else self.flow

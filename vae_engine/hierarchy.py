@@ -80,6 +80,19 @@ class LayeredPosterior:
         z1, z2 = z[..., :first], z[..., first:]
         return self.lower.log_prob(z1) + densities.normal(z2, *self.upper(z1)).sum(-1)
 
+    def kl_from_prior(self) -> None:
+        """Return None: there is no closed form."""
+
+    def kl_per_latent(self) -> None:
+        """Return None: there is no closed form."""
+
+    def reparameterize_with_log_prob(
+        self, noise: Float[Tensor, "samples rows latents"]
+    ) -> tuple[Float[Tensor, "samples rows latents"], Float[Tensor, "samples rows"]]:
+        """z = g(noise, x) and log q(z | x)."""
+        z = self.reparameterize(noise)
+        return z, self.log_prob(z)
+
     def detached(self) -> "LayeredPosterior":
         """Return the same distribution, whose parameters pass no gradient on; z1 still does."""
         upper = frozen(self.upper) if isinstance(self.upper, nn.Module) else self.upper

@@ -50,6 +50,20 @@ def weights_generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(derived_seed(WEIGHTS, seed))
 
 
+def coarse_uniform(
+    rows: int, cells: int, generator: torch.Generator
+) -> Float[Tensor, "rows cells"]:
+    """Draw uniform numbers of 16 bits, (k + 1/2) / 65536, in a third of the time of full ones.
+
+    For the binarization of a training step: a probability is off by 8e-6 at most, and not at
+    all at 0 and 1.
+    """
+    words = torch.empty(-(-rows * cells // 4), dtype=torch.int64, device=generator.device)
+    words.random_(-(2**63), None, generator=generator)  # every bit is drawn
+    halves = words.view(torch.int16)[: rows * cells].float()
+    return halves.add_(2**15 + 0.5).mul_(2.0**-16).view(rows, cells)
+
+
 def keyed_noise(
     seed: int, row_keys: Int64[Tensor, " rows"], start: int, stop: int, latents: int
 ) -> Float[Tensor, "samples rows latents"]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vae_engine import densities
 from vae_engine.model import LatentModel
-from vae_engine.posteriors import ClosedFormPosterior, DiagonalNormal, Posterior, drawn
+from vae_engine.posteriors import Posterior
 
 
 def elbo(
@@ -103,7 +103,7 @@ def elbo_weighted(
     q = model.posterior(x)
     z, kl = draws_and_kl(model, q, noise)
     if free_nats:
-        by_latent = kl_per_latent(model, q)
+        by_latent = q.kl_per_latent() if model.standard_prior else None
         if by_latent is None:
             raise ValueError(
                 "free nats need a KL of each latent: a diagonal posterior and the standard prior"
@@ -190,7 +190,7 @@ def piwae(
     Returns:
         Nats per row; higher is better. The value is that of `iwae`.
     """
-    z, log_q = drawn(model.posterior(x), noise)
+    z, log_q = model.posterior(x).reparameterize_with_log_prob(noise)
     log_joint = model.log_likelihood(x, z) + model.log_prior(z)
     fixed = z.detach()
     log_joint_fixed = model.log_likelihood(x, fixed) + model.log_prior(fixed)
@@ -271,7 +271,7 @@ def log_weights_of(
     noise: Float[Tensor, "samples rows latents"],
 ) -> Float[Tensor, "samples rows"]:
     """Log weights under a posterior that is at hand: many chunks of draws encode a row once."""
-    z, log_q = drawn(q, noise)
+    z, log_q = q.reparameterize_with_log_prob(noise)
     return model.log_likelihood(x, z) + model.log_prior(z) - log_q
 
 
@@ -287,17 +287,11 @@ def draws_and_kl(
 
     Either way without bias; a sampled KL may be negative.
     """
-    if model.standard_prior and isinstance(q, ClosedFormPosterior):
-        return q.reparameterize(noise), q.kl_from_prior()
-    z, log_q = drawn(q, noise)
+    exact = q.kl_from_prior() if model.standard_prior else None
+    if exact is not None:
+        return q.reparameterize(noise), exact
+    z, log_q = q.reparameterize_with_log_prob(noise)
     return z, (log_q - model.log_prior(z)).mean(0)
-
-
-def kl_per_latent(model: LatentModel, q: Posterior) -> Float[Tensor, "rows latents"] | None:
-    """Exact KL of each latent; None where q or the prior does not factorize over latents."""
-    if model.standard_prior and isinstance(q, DiagonalNormal):
-        return q.kl_per_latent()
-    return None
 
 
 def _path_log_weights(

@@ -35,39 +35,23 @@ class Posterior(Protocol):
         """log q(z | x)."""
         ...
 
-    def detached(self) -> "Posterior":
-        """Return the same distribution, whose parameters pass no gradient on."""
-        ...
-
-
-@runtime_checkable
-class ClosedFormPosterior(Posterior, Protocol):
-    """A posterior whose KL from N(0, I) has a closed form."""
-
-    def kl_from_prior(self) -> Float[Tensor, " rows"]:
-        """KL(q(z | x) || N(0, I)) in nats."""
-        ...
-
-
-@runtime_checkable
-class DrawingPosterior(Posterior, Protocol):
-    """A posterior that knows log q of its own draws more cheaply than of any z."""
-
     def reparameterize_with_log_prob(
         self, noise: Float[Tensor, "samples rows latents"]
     ) -> tuple[Float[Tensor, "samples rows latents"], Float[Tensor, "samples rows"]]:
-        """z = g(noise, x) and log q(z | x), in one pass."""
+        """z = g(noise, x) and log q(z | x): for a flow far cheaper together than apart."""
         ...
 
+    def kl_from_prior(self) -> Float[Tensor, " rows"] | None:
+        """KL(q(z | x) || N(0, I)) in nats; None where it has no closed form."""
+        ...
 
-def drawn(
-    q: Posterior, noise: Float[Tensor, "samples rows latents"]
-) -> tuple[Float[Tensor, "samples rows latents"], Float[Tensor, "samples rows"]]:
-    """z = g(noise, x) and log q(z | x)."""
-    if isinstance(q, DrawingPosterior):
-        return q.reparameterize_with_log_prob(noise)
-    z = q.reparameterize(noise)
-    return z, q.log_prob(z)
+    def kl_per_latent(self) -> Float[Tensor, "rows latents"] | None:
+        """KL from N(0, 1) of each latent; None where q does not factorize, or has no closed form."""
+        ...
+
+    def detached(self) -> "Posterior":
+        """Return the same distribution, whose parameters pass no gradient on."""
+        ...
 
 
 class DiagonalNormal(NamedTuple):
@@ -96,6 +80,13 @@ class DiagonalNormal(NamedTuple):
         """KL of each latent; they add, because q and the prior both factorize."""
         variance = self.stddev.square()
         return 0.5 * (self.mean.square() + variance - 1 - variance.log())
+
+    def reparameterize_with_log_prob(
+        self, noise: Float[Tensor, "samples rows latents"]
+    ) -> tuple[Float[Tensor, "samples rows latents"], Float[Tensor, "samples rows"]]:
+        """z = g(noise, x) and log q(z | x)."""
+        z = self.reparameterize(noise)
+        return z, self.log_prob(z)
 
     def detached(self) -> "DiagonalNormal":
         """Return the same distribution, whose parameters pass no gradient on."""
@@ -131,6 +122,16 @@ class FullNormal(NamedTuple):
         """KL(q(z | x) || N(0, I)) = (|L|^2 + |mean|^2 - latents) / 2 - log |L|."""
         squares = self.scale_tril.square().sum((-2, -1)) + self.mean.square().sum(-1)
         return 0.5 * (squares - self.mean.shape[-1]) - self._log_volume()
+
+    def kl_per_latent(self) -> None:
+        """Return None: latents depend on each other."""
+
+    def reparameterize_with_log_prob(
+        self, noise: Float[Tensor, "samples rows latents"]
+    ) -> tuple[Float[Tensor, "samples rows latents"], Float[Tensor, "samples rows"]]:
+        """z = g(noise, x) and log q(z | x)."""
+        z = self.reparameterize(noise)
+        return z, self.log_prob(z)
 
     def detached(self) -> "FullNormal":
         """Return the same distribution, whose parameters pass no gradient on."""

@@ -189,9 +189,10 @@ def _ascend(
     plan, model = state.plan, state.model
     with precision(plan):
         objective = state.ascent.objective(model, x, noise, state.step, generator)
+    parameters = state.optimizer.param_groups[0]["params"]
     state.optimizer.zero_grad(set_to_none=True)
     (-objective).backward()  # the one place where the sign turns: we minimize -objective
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    gradients = [p.grad for p in parameters if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients, foreach=True)
     value, grad_norm = torch.stack([objective.detach().to(norm.dtype), norm]).tolist()  # waits
     if not (abs(value) < torch.inf and grad_norm < torch.inf):
@@ -207,7 +208,7 @@ def _ascend(
         decay = min(
             plan.average_decay, (1 + state.step) / (10 + state.step)
         )  # forget the start
-        weights = [parameter.detach() for parameter in model.parameters()]
+        weights = [parameter.detach() for parameter in parameters]
         torch._foreach_lerp_(list(state.average.values()), weights, 1 - decay)
     return value, grad_norm
 

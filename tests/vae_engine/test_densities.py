@@ -105,10 +105,8 @@ LAWS = [
 ]
 
 MUTANTS = {
-    "bernoulli: softplus added": (
-        "x * logits - functional.softplus(logits)\n\n",
-        "x * logits + functional.softplus(logits)\n\n",
-    ),
+    "bernoulli: a loss": ("return -functional.binary_cross", "return functional.binary_cross"),
+    "bernoulli: mean over cells (B3)": ('reduction="none"', 'reduction="mean"'),
     "normal: constant dropped (B4)": ("- log_scale - 0.5 * LOG_2PI", "- log_scale"),
     "normal: scale outside the square (B11)": (
         "((x - mean) * (-log_scale).exp()).square() - log_scale",

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.exact import draws
@@ -50,6 +50,7 @@ def test_batches_change_nothing(batch: int) -> None:
 
 
 @given(st.permutations(range(103)))
+@settings(max_examples=15)
 def test_the_order_of_rows_changes_nothing(order: list[int]) -> None:
     """B7, B18: noise belongs to the row, and no two rows share it."""
     index = torch.tensor(order)

@@ -8,7 +8,7 @@ from vae_engine.config import Column, ConfigError, ModelConfig
 from vae_engine.inputs import InputLayer
 from vae_engine.model import LatentModel, build_model
 from vae_engine.networks import Initial
-from vae_engine.posteriors import ClosedFormPosterior
+from vae_engine.posteriors import DiagonalNormal
 from vae_engine.statistics import Statistics
 
 
@@ -47,7 +47,7 @@ def test_every_weight_gets_a_gradient() -> None:
     model, x = random_model(table()), sampled(table(), 30)
     q = model.posterior(x)
     z = q.reparameterize(torch.randn(2, 30, 3, generator=torch.Generator().manual_seed(0)))
-    assert isinstance(q, ClosedFormPosterior)
+    assert isinstance(q, DiagonalNormal)
     (model.log_likelihood(x, z).sum() - q.kl_from_prior().sum()).backward()
 
     silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
@@ -89,6 +89,6 @@ def test_a_posterior_of_extreme_outputs_stays_finite() -> None:
         model.head.bias[3:] = torch.tensor([-1e6, 1e6, 0.0])
 
     q = model.posterior(sampled(table(), 4))
-    assert isinstance(q, ClosedFormPosterior)
+    assert isinstance(q, DiagonalNormal)
     assert q.kl_from_prior().isfinite().all()
     assert (q.stddev > 0).all()

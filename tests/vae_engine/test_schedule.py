@@ -23,9 +23,8 @@ def test_a_cosine_falls_from_the_rate_to_nothing() -> None:
 
 def test_burdas_stages_are_three_times_as_long_each() -> None:
     """B27: 3280 epochs in stages of 3^i, at the rates the paper rounds to."""
-    rates = [
-        learning_rate(plan(learning_rate=1e-3, schedule="iwae"), k, 3280) for k in range(3280)
-    ]
+    settled = plan(learning_rate=1e-3, schedule="iwae")
+    rates = [learning_rate(settled, k, 3280) for k in range(3280)]
     lengths = [rates.count(rate) for rate in dict.fromkeys(rates)]
 
     assert lengths == [1, 3, 9, 27, 81, 243, 729, 2187]
