@@ -6,6 +6,7 @@ is a function of (seed, row key, draw), and weights are summed as they come.
 
 import math
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -18,10 +19,12 @@ from vae_engine.diagnostics import (
     pareto_k_of_largest,
     tail_samples,
 )
-from vae_engine.model import LatentModel
+from vae_engine.model import VAE, LatentModel
 from vae_engine.noise import keyed_noise
 from vae_engine.objectives import log_weights_of
 from vae_engine.observation import observed
+
+OUTPUTS_AT_ONCE = (400_000, 40_000_000)  # of the decoder, on a CPU and on a GPU
 
 
 class MarginalEstimate(NamedTuple):
@@ -87,34 +90,31 @@ def estimate_log_marginal(
     *,
     samples: int,
     seed: int,
-    rows_per_chunk: int = 4,
-    samples_per_chunk: int = 250,
+    rows_per_chunk: int | None = None,
+    samples_per_chunk: int | None = None,
 ) -> MarginalEstimate:
     """Estimate log p(x) of each row from `samples` draws of q(z | x).
 
     Grey pixels are binarized by (seed, row key) where the model says so. The estimate of a row
-    is the same, up to rounding, for any order of rows and any chunk sizes.
+    is the same, up to rounding, for any order of rows and any chunk sizes; chunks stay in the
+    processor's cache unless the caller says otherwise.
 
     Raises:
         ValueError: no rows came in.
     """
     if not len(x):
         raise ValueError("estimate_log_marginal needs at least one row; got none")
+    outputs = model.likelihood.outputs if isinstance(model, VAE) else x.shape[1]
+    evaluations = OUTPUTS_AT_ONCE[x.device.type == "cuda"] // outputs + 1
+    draws = samples_per_chunk or min(samples, evaluations)
+    size = rows_per_chunk or max(1, evaluations // draws)
     parts = []
-    for start in range(0, len(x), rows_per_chunk):
-        rows, keys = x[start : start + rows_per_chunk], row_keys[start : start + rows_per_chunk]
+    for rows, keys in zip(x.split(size), row_keys.split(size), strict=True):
         rows = observed(model, rows, keys, seed)
         q = model.posterior(rows)
         chunks = (
-            log_weights_of(
-                model,
-                rows,
-                q,
-                keyed_noise(
-                    seed, keys, first, min(first + samples_per_chunk, samples), model.latents
-                ),
-            )
-            for first in range(0, samples, samples_per_chunk)
+            log_weights_of(model, rows, q, keyed_noise(seed, keys, a, b, model.latents))
+            for a, b in pairwise([*range(0, samples, draws), samples])
         )
         parts.append(summarize(chunks, samples=samples))
     return MarginalEstimate(*(torch.cat(field) for field in zip(*parts, strict=True)))
