@@ -58,7 +58,7 @@ class Session:
     def show(self, value: Any, *, as_text: Any) -> None:
         """Print `value` as JSON, or what `as_text` draws from it."""
         if self.as_json:
-            sys.stdout.write(json.dumps(value, indent=2, sort_keys=True) + "\n")
+            sys.stdout.write(json.dumps(value, indent=2) + "\n")
         else:
             as_text(value, self.console)
 

@@ -15,7 +15,7 @@ from flows import tracking
 from flows.settings import Home
 from tests.flows.conftest import Finished, digits_table, latents
 
-Z = [f"z_mean_{index:03d}" for index in range(20)]
+Z = [f"z_mean_{index:03d}" for index in range(16)]
 
 
 def test_every_row_comes_out_once_with_its_key_and_label_in_order(finished: Finished) -> None:

@@ -304,7 +304,7 @@ def test_what_was_not_measured_is_not_drawn(digits_run: Run, table_run: Run) -> 
     extra = {"map-words"}
     assert pictures.ids == shared | extra | {"pictures"}
     assert numbers.ids == shared | extra | {"following", "fidelity"}
-    assert "factor analysis" not in numbers.words
+    assert "annealed" not in numbers.words
 
 
 def test_what_was_measured_beside_is_drawn_too(table_run: Run) -> None:
