@@ -143,7 +143,7 @@ class ModelConfig:
         500,
     )  # of the encoder, the decoder mirrors it; channels of images
     upper_hidden: tuple[int, ...] = (100,)  # between the two stochastic layers
-    activation: str = "tanh"
+    activation: str = "silu"
     posterior: str = "diagonal"
     prior: str = "standard"
     components: int = 50  # of the priors mixture and vamp

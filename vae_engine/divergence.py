@@ -34,10 +34,24 @@ def diagnosis(
         f"  terms: log likelihood {by_column.sum(-1).mean():.6g}, KL {rate.mean():.6g}",
         f"  worst columns: {_worst(by_column.mean(0), names)}",
         f"  worst rows of the batch: {_worst(by_row, [str(k) for k in range(len(x))])}",
+        *_infinite(model, x),
         "Lower the learning rate or clip_norm, or look for values in those columns that are "
         "outside the likelihood's support.",
     ]
     return "\n".join(lines)
+
+
+def _infinite(model: VAE, x: Shaped[Tensor, "rows features"]) -> list[str]:
+    """Name the columns that hold infinite cells, and the first row of each."""
+    lines = []
+    for column, start in zip(model.config.columns, model.config.starts, strict=True):
+        rows = x[:, start : start + column.width].isinf().any(-1).nonzero().flatten().tolist()
+        if rows:
+            lines.append(
+                f"  infinite cells: {column.name}, in {len(rows)} rows of the batch, the first of "
+                f"them {rows[0]}"
+            )
+    return lines
 
 
 def _worst(nats: Float[Tensor, " _"], names: list[str]) -> str:

@@ -124,20 +124,37 @@ def test_reports_come_every_so_many_steps() -> None:
     assert steps == [6, 12, 18]
 
 
-def test_a_number_that_is_not_finite_stops_before_the_step_and_says_where() -> None:
-    x = sampled(table(), 16)
+@pytest.mark.parametrize("activation", ["tanh", "silu"])
+def test_a_number_that_is_not_finite_stops_before_the_step_and_says_where(
+    activation: str,
+) -> None:
+    config = table(activation=activation)
+    x = sampled(config, 16)
     x[4, 7] = torch.inf
-    state = new_state(table(), plan())
+    state = new_state(config, plan())
     before = weights(state.model)
 
     with pytest.raises(DivergedError) as caught:
         train_step(state, Batch(x))
     message = str(caught.value)
     assert "training diverged at step 1: objective" in message
-    assert "worst columns: change (-inf)" in message or "worst columns: change (nan)" in message
     assert "worst rows of the batch: 4 (" in message
+    assert "infinite cells: change, in 1 rows of the batch, the first of them 4\n" in message
     assert torch.equal(weights(state.model), before)
     assert state.step == 0
+
+
+def test_a_column_that_no_one_can_model_is_named() -> None:
+    """Finite cells, far outside of what the likelihood can give a finite gradient for."""
+    x = sampled(table(), 16)
+    x[4, 0] = 1e30
+    state = new_state(table(activation="tanh"), plan())
+
+    with pytest.raises(DivergedError) as caught:
+        train_step(state, Batch(x))
+    assert "worst columns: age (-inf)" in str(caught.value)
+    assert "worst rows of the batch: 4 (-inf)" in str(caught.value)
+    assert "infinite cells" not in str(caught.value)
 
 
 def test_a_gradient_is_clipped_to_its_norm() -> None:
