@@ -116,6 +116,18 @@ class Page:
         )
         path.write_bytes(base64.b64decode(answer["data"]))
 
+    def picture_of(self, selector: str, path: Path) -> None:
+        """Write a PNG of one element, wherever on the page it is."""
+        element = f"document.querySelector({selector!r})"
+        box = self.value_of(
+            f"(window.scrollTo(0, 0), {element}.getBoundingClientRect().toJSON())"
+        )
+        clip = {key: box[key] for key in ("x", "y", "width", "height")} | {"scale": 1}
+        answer = self.call(
+            "Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip
+        )
+        path.write_bytes(base64.b64decode(answer["data"]))
+
     def _whole(self) -> dict[str, float]:
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
         return {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
@@ -183,6 +195,11 @@ def take_screenshots(page: Page, report: Path, folder: Path) -> list[Path]:
             page.open(report, width=width, dark=scheme == "dark")
             taken.append(folder / f"{report.stem}-{width}-{scheme}.png")
             page.screenshot(taken[-1], full=False)
+    page.open(report, width=1280)
+    for section in ("marginal", "pictures", "fidelity"):
+        if page.value_of(f"document.getElementById({section!r}) !== null"):
+            taken.append(folder / f"{report.stem}-{section}.png")
+            page.picture_of(f"#{section}", taken[-1])
     return taken
 
 
