@@ -171,7 +171,7 @@ def training_plan(spec: Spec, rows: int) -> TrainingPlan:
         "epochs": None if chosen.steps else epochs,
         "batch_rows": min(128, max(16, rows // 20)),
         "patience": PATIENCE,
-        **_said(chosen, {"device"}),
+        **_said(chosen, {"device", "rows"}),
     }
     return TrainingPlan(device=_device(chosen.device), **settings)
 

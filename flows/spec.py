@@ -77,6 +77,7 @@ class TrainingSection(Section):
     """
 
     seed: int = Field(0, ge=0)
+    rows: int | None = Field(None, ge=2)  # train on so many only, those with the lowest keys
     epochs: int | None = Field(None, ge=1)
     steps: int | None = Field(None, ge=1)
     batch_rows: int | None = Field(None, ge=1)

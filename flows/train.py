@@ -79,14 +79,14 @@ def train_model(spec: Spec, home: Home, snapshot_path: str) -> Stage:
 
 def _train(spec: Spec, snapshot: Snapshot, folder: RunFolder) -> Mapping[str, Any]:
     preprocessor = fit_preprocessor(snapshot)
-    train = handoff.load_rows(snapshot, preprocessor, "train")
+    train = handoff.load_rows(snapshot, preprocessor, "train", limit=spec.training.rows)
     valid = handoff.load_rows(snapshot, preprocessor, "valid", limit=handoff.VALID_ROWS)
     config = handoff.model_config(spec, preprocessor, snapshot)
     plan = handoff.training_plan(spec, len(train.x))
     replace_file(folder.preprocessor, preprocessor.to_json().encode())
     replace_file(folder.plan, canonical_json(_plan(spec, snapshot, config, plan)).encode())
 
-    state = new_state(config, plan, handoff.statistics(config, train))
+    state = new_state(config, plan, handoff.statistics(config, train), rows=len(train.x))
     saved = checkpoint.load_latest(folder.checkpoints, state)
     progress = Progress.of(saved, plan.patience)
     if saved is not None:
