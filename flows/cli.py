@@ -126,8 +126,13 @@ def _run_until(stage: str, spec: str, overrides: list[str] | None, at: Session) 
     from flows.launch import run_pipeline
     from flows.spec import load_spec
 
-    summary = run_pipeline(load_spec(spec, overrides or ()), at.home, until=stage)
-    at.show(summary, as_text=show.summary)
+    loaded = load_spec(spec, overrides or ())
+    if loaded.sweep:
+        from flows.sweep import run_sweep
+
+        at.show(run_sweep(loaded, at.home), as_text=show.sweep)
+    else:
+        at.show(run_pipeline(loaded, at.home, until=stage), as_text=show.summary)
 
 
 def _stage_command(name: str, stage: str, text: str) -> None:

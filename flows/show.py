@@ -81,6 +81,28 @@ def _stages(stages: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
+def sweep(value: Mapping[str, Any], console: Console) -> None:
+    """What each combination of settings came to."""
+    names = list(value["sweep"][0]["settings"])
+    table = Table(
+        *[name.partition(".")[2] for name in names],
+        "steps", "seconds", "test ELBO (nats)", "log p(x) (nats)", "active units",
+        box=None, padding=(0, 2, 0, 0), title=f"[bold]{value['dataset']}[/]",
+        title_justify="left",
+    )  # fmt: skip
+    for row in value["sweep"]:
+        table.add_row(
+            *[str(row["settings"][name]) for name in names],
+            f"{row['steps']:,}",
+            f"{row['train_s']:.0f}",
+            nats(row["elbo"]),
+            nats(row["log_marginal"]),
+            str(row["active_units"]),
+        )
+    console.print(table)
+    console.print(f"results {value['results']}\ncurves {value['curves']}", soft_wrap=True)
+
+
 def publications(value: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Every publication, a line each."""
     if not value:

@@ -5,6 +5,7 @@ Three things may stand for a spec: a name in the catalog, a TOML file, or simply
 """
 
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,7 @@ class DatasetSection(Section):
 
     name: str
     source: str
+    obtain: str | None = None  # where the data come from, for a spec that cannot bring them
     key: str | None = None
     label: str | None = None
     columns: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -143,6 +145,7 @@ class Spec(Section):
     encoding: EncodingSection = EncodingSection()
     registry: RegistrySection = RegistrySection()
     schedule: ScheduleSection = ScheduleSection()
+    sweep: dict[str, tuple[Any, ...]] = Field(default_factory=dict)  # "model.latents" = [2, 5]
 
     @property
     def model_name(self) -> str:
@@ -158,9 +161,28 @@ def load_spec(text: str, overrides: Sequence[str] = ()) -> Spec:
             or value is wrong. The message lists every wrong key.
     """
     mapping, origin = _mapping_of(text)
-    for override in overrides:
-        _apply(mapping, override)
+    for assignment in overrides:
+        _apply(mapping, assignment)
+    dataset = mapping.get("dataset", {})
+    if "source" not in dataset and "obtain" in dataset:
+        raise SpecError(
+            f"{origin} comes without its data. {dataset['obtain']} "
+            f"Then give the file: --set dataset.source=PATH"
+        )
     return _validated(mapping, origin)
+
+
+def override(spec: Spec, settings: Mapping[str, Any]) -> Spec:
+    """The spec with other settings, given by dotted key, and without its sweep.
+
+    Raises:
+        SpecError: a key is unknown or a value is wrong.
+    """
+    mapping = spec.model_dump(mode="json", exclude={"sweep"})
+    for key, value in settings.items():
+        section, _, name = key.partition(".")
+        _merge(mapping, {section: {name: value}}, key)
+    return _validated(mapping, f"the sweep of {spec.dataset.name!r}")
 
 
 def _mapping_of(text: str) -> tuple[dict[str, Any], str]:
@@ -215,21 +237,29 @@ def _name_from(path: Path) -> str:
     return name[:64] or "dataset"
 
 
-def _apply(mapping: dict[str, Any], override: str) -> None:
-    path, mark, raw = override.partition("=")
-    keys = path.strip().split(".")
-    if not mark or not all(keys) or len(keys) < 2:
-        raise SpecError(f"--set {override!r} is not of the form section.key=value")
-    try:
-        value = tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = raw.strip()  # a bare word is a string
-    table = mapping
-    for key in keys[:-1]:
-        table = table.setdefault(key, {})
-        if not isinstance(table, dict):
-            raise SpecError(f"--set {override!r}: {key!r} is a value, not a table")
-    table[keys[-1]] = value
+def _apply(mapping: dict[str, Any], assignment: str) -> None:
+    """Merge `section.key=value`, a line of TOML; a value that is no TOML is a string."""
+    path, mark, raw = assignment.partition("=")
+    if not mark or "." not in path:
+        raise SpecError(f"--set {assignment!r} is not of the form section.key=value")
+    for value in (raw, json.dumps(raw.strip())):
+        try:
+            said = tomllib.loads(f"{path} = {value}")
+        except tomllib.TOMLDecodeError:
+            continue
+        _merge(mapping, said, assignment)
+        return
+    raise SpecError(f"--set {assignment!r} is not of the form section.key=value")
+
+
+def _merge(mapping: dict[str, Any], said: Mapping[str, Any], assignment: str) -> None:
+    for key, value in said.items():
+        if not isinstance(value, dict):
+            mapping[key] = value
+        elif isinstance(mapping.setdefault(key, {}), dict):
+            _merge(mapping[key], value, assignment)
+        else:
+            raise SpecError(f"--set {assignment}: {key!r} is a value, not a table")
 
 
 def _validated(mapping: Mapping[str, Any], origin: str) -> Spec:
