@@ -5,19 +5,23 @@ Heavy libraries are imported by the commands that need them, so that `--help` is
 
 import json
 import logging
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
-from flows.exits import INTERRUPTED, exit_code
-from flows.settings import Home, prepare_environment, resolve_home
+from flows.exits import INTERRUPTED, TERMINATED, exit_code
+from flows.settings import POOL, Home, prepare_environment, resolve_home
+
+if TYPE_CHECKING:
+    from flows.runs import StageName
 
 app = typer.Typer(
     name="latents",
@@ -59,8 +63,17 @@ class Session:
         """Print `value` as JSON, or what `as_text` draws from it."""
         if self.as_json:
             sys.stdout.write(json.dumps(value, indent=2) + "\n")
+            sys.stdout.flush()
         else:
             as_text(value, self.console)
+
+
+class Terminated(BaseException):
+    """SIGTERM came: someone wants this process to end in good order."""
+
+
+def _terminated(*_: object) -> NoReturn:
+    raise Terminated
 
 
 @contextmanager
@@ -71,9 +84,12 @@ def session(
     resolved = resolve_home(home)
     messages = Console(stderr=True, quiet=quiet)
     handler = _attach_progress(messages)
+    before = signal.signal(signal.SIGTERM, _terminated)
     try:
         prepare_environment(resolved, debug=debug)
         yield Session(resolved, as_json, Console())
+    except Terminated:
+        code = _fail("terminated; run the same command again to resume", TERMINATED, as_json)
     except KeyboardInterrupt:
         code = _fail("interrupted; run the same command again to resume", INTERRUPTED, as_json)
     except Exception as error:  # noqa: BLE001  # the one place where errors become exit codes
@@ -81,6 +97,7 @@ def session(
     else:
         return
     finally:
+        signal.signal(signal.SIGTERM, before)
         logging.getLogger("flows").removeHandler(handler)
         handler.close()
     raise typer.Exit(code)
@@ -121,7 +138,7 @@ def _escaped(message: str) -> str:
     return escape(message)
 
 
-def _run_until(stage: str, spec: str, overrides: list[str] | None, at: Session) -> None:
+def _run_until(stage: "StageName", spec: str, overrides: list[str] | None, at: Session) -> None:
     from flows import show
     from flows.launch import run_pipeline
     from flows.spec import load_spec
@@ -135,7 +152,7 @@ def _run_until(stage: str, spec: str, overrides: list[str] | None, at: Session) 
         at.show(run_pipeline(loaded, at.home, until=stage), as_text=show.summary)
 
 
-def _stage_command(name: str, stage: str, text: str) -> None:
+def _stage_command(name: str, stage: "StageName", text: str) -> None:
     def command(
         spec: SpecArgument,
         set_: SetOption = None,
@@ -161,15 +178,23 @@ _stage_command("encode", "encode", "publish the features of every row")
 @app.command()
 def features(
     name: NameOrAll = None,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="URL", help="copy to postgresql://HOST/DATABASE"),
+    ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """List publications; show one: schema, rows, model version, how to read it."""
+    """List publications; show one: schema, rows, model version; copy one to a database."""
     with session(home, as_json=as_json, debug=debug) as at:
         from flows import lookup, show
 
-        if name is None:
+        if to is not None:
+            from flows.postgres import copy_features
+
+            at.show(copy_features(at.home, name, to), as_text=show.copied)
+        elif name is None:
             at.show(lookup.publications(at.home), as_text=show.publications)
         else:
             at.show(lookup.publication(at.home, name), as_text=show.publication)
@@ -233,6 +258,79 @@ def report(
         from flows.report import write_latest_report
 
         at.show({"report": str(write_latest_report(at.home, name))}, as_text=show.path)
+
+
+@app.command()
+def deploy(  # noqa: PLR0913  # each is an option
+    spec: SpecArgument,
+    cron: Annotated[str | None, typer.Option(help='when, as "0 3 * * *"')] = None,
+    timezone: Annotated[str | None, typer.Option(help="of the cron; else UTC")] = None,
+    on: Annotated[
+        list[str] | None, typer.Option(help="an event that starts a run: arrival, drift")
+    ] = None,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(metavar="VARIABLE=BLOCK", help="from a secret block of Prefect's"),
+    ] = None,
+    pool: Annotated[str, typer.Option(help="work pool")] = POOL,
+    set_: SetOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Make a Prefect deployment of SPEC: by schedule, by event, or by hand."""
+    with session(home, as_json=as_json, debug=debug) as at:
+        from flows import show
+        from flows.deploy import deploy as make
+        from flows.spec import load_spec
+
+        given = {"cron": cron, "timezone": timezone, "on": on}
+        schedule = [f"schedule.{key}={json.dumps(v)}" for key, v in given.items() if v]
+        secrets = dict(text.partition("=")[::2] for text in secret or ())
+        loaded = load_spec(spec, [*(set_ or ()), *schedule])
+        at.show(make(loaded, secrets=secrets, pool=pool), as_text=show.deployment)
+
+
+@app.command()
+def up(
+    prefect_port: Annotated[int | None, typer.Option(help="else 4200, or a free one")] = None,
+    mlflow_port: Annotated[int | None, typer.Option(help="else 5000, or a free one")] = None,
+    watch_every: Annotated[
+        float, typer.Option(help="seconds between two looks for new data", min=0.1)
+    ] = 10.0,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Start Prefect, MLflow and a worker for this home; Ctrl-C stops them."""
+    with session(home, as_json=as_json, debug=debug) as at:
+        from flows import show
+        from flows.up import running, watch_over
+
+        with (
+            suppress(KeyboardInterrupt, Terminated),  # how it is asked to end
+            running(
+                at.home,
+                prefect_port=prefect_port,
+                mlflow_port=mlflow_port,
+                watch_every_s=watch_every,
+            ) as (addresses, children),
+        ):
+            at.show(addresses, as_text=show.servers)
+            watch_over(children)
+
+
+@app.command()
+def watch(
+    every: Annotated[float, typer.Option(help="seconds between two looks", min=0.1)] = 10.0,
+    home: HomeOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Start the deployments that wait for new data when their source has changed."""
+    with session(home, debug=debug) as at:
+        from flows.watch import watch as look
+
+        look(at.home, every_s=every)
 
 
 @app.command()

@@ -22,12 +22,12 @@ from data.features import (
 from data.preprocessing import Preprocessor
 from data.publication import PartRecord, Staging, digest_of, locked, read_manifest
 from data.snapshot import Part, Snapshot, open_snapshot
-from flows import handoff
+from flows import handoff, tracking
 from flows.handoff import Rows
 from flows.progress import advance
 from flows.runs import Stage
 from flows.settings import Home
-from flows.spec import Spec
+from flows.spec import EncodingSection, Spec
 from vae_engine.artifact import load_model
 from vae_engine.binarization import binarized_for_evaluation
 from vae_engine.encoding import encode
@@ -46,15 +46,25 @@ def encode_dataset(
 
     `registration` is the record of the stage before: which version encodes, and the folder
     of its artifact. Encoding twice publishes once.
+
+    Raises:
+        TrackingError: the features are published, but the registry could not be told.
     """
+    return publish_features(
+        spec.encoding, home, open_snapshot(Path(snapshot_path)), registration["encoder"]
+    )
+
+
+def publish_features(
+    encoding: EncodingSection, home: Home, snapshot: Snapshot, encoder: Mapping[str, Any]
+) -> Stage:
+    """Publish a snapshot under one model version; see `encode_dataset`."""
     started = perf_counter()
-    snapshot = open_snapshot(Path(snapshot_path))
-    encoder = registration["encoder"]
     plan = {
         "dataset": snapshot.name,
         "fingerprint": snapshot.fingerprint,
         "model_digest": encoder["digest"],
-        "encoding": spec.encoding.model_dump(mode="json"),
+        "encoding": encoding.model_dump(mode="json"),
         "format_version": VERSION,
         # What the numbers depend on beside the model: results differ in the last bits.
         "numerics": {"torch": torch.__version__, "device": "cpu"},
@@ -68,8 +78,11 @@ def encode_dataset(
     )
     reused = (final / "manifest.json").exists()
     if not reused:
-        _publish(spec, snapshot, encoder, plan, Staging(home.features, publication), final)
+        _publish(encoding, snapshot, encoder, plan, Staging(home.features, publication), final)
     _point(home, snapshot.name, encoder["version"], publication, champion=encoder["champion"])
+    tracking.tag_version(
+        home, encoder["name"], encoder["version"], "latents.publication", publication
+    )
     manifest = read_manifest(final, format=FORMAT, version=VERSION)
     value = {
         "id": publication,
@@ -83,7 +96,7 @@ def encode_dataset(
 
 
 def _publish(
-    spec: Spec,
+    encoding: EncodingSection,
     snapshot: Snapshot,
     encoder: Mapping[str, Any],
     plan: Mapping[str, Any],
@@ -109,7 +122,7 @@ def _publish(
     with locked(staging.lock_path()):
         for number, part in enumerate(snapshot.parts):
             table, seen = _features(
-                spec, snapshot, part, preprocessor, model, encoder["version"]
+                encoding, snapshot, part, preprocessor, model, encoder["version"]
             )
             counts.update(seen)
             columns = table.column_names
@@ -132,7 +145,7 @@ def _publish(
 
 
 def _features(
-    spec: Spec,
+    wanted: EncodingSection,
     snapshot: Snapshot,
     part: Part,
     preprocessor: Preprocessor,
@@ -140,7 +153,6 @@ def _features(
     version: int,
 ) -> tuple[pa.Table, Mapping[str, int]]:
     """The features of one part, row for row, and what the preprocessor had to count."""
-    wanted = spec.encoding
     table = snapshot.part_table(part)
     encoded = preprocessor.transform(table)
     x, keys = torch.from_numpy(encoded.x), handoff.row_keys(table[snapshot.key])

@@ -3,13 +3,15 @@
 0 done, or already done      4 training diverged
 2 command line or spec       5 the model did not pass the gate
 3 data breaks its contract   6 trained or published, not registered
-130 interrupted
+130 interrupted              143 terminated
 """
 
 # By name, so that saying what went wrong with a spec need not import torch and mlflow.
 EXIT_CODES = {
     "flows.spec.SpecError": 2,
     "flows.lookup.NotFoundError": 2,
+    "flows.deploy.ServerError": 2,
+    "flows.up.StartError": 1,
     "vae_engine.config.ConfigError": 2,
     "data.contract.SpecError": 2,
     "data.contract.UnknownNameError": 2,
@@ -17,11 +19,13 @@ EXIT_CODES = {
     "data.formats.SourceError": 3,
     "data.checking.ContractError": 3,
     "data.publication.FormatError": 3,
+    "vae_engine.artifact.ArtifactError": 3,
     "vae_engine.training.DivergedError": 4,
     "flows.gate.GateError": 5,
     "flows.tracking.TrackingError": 6,
 }
 INTERRUPTED = 130
+TERMINATED = 143
 
 
 def exit_code(error: BaseException) -> int | None:

@@ -18,11 +18,16 @@ class GateError(RuntimeError):
 
 @dataclass(frozen=True)
 class Check:
-    """One question that the gate asked: what was seen, what was asked for, and whether it holds."""
+    """One question that the gate asked: what was seen, what was asked for, and whether it holds.
+
+    `nats` and `stderr` are the mean difference of a paired test, None where there was none.
+    """
 
     name: str
     passed: bool
     evidence: str
+    nats: float | None = None
+    stderr: float | None = None
 
 
 @dataclass(frozen=True)
@@ -107,4 +112,6 @@ def _paired(
         passed,
         f"{'' if passed else 'not '}{name}: log p(x) differs by {mean:+.3f} ± {stderr:.3f} nats "
         f"on {len(ours)} test rows",
+        nats=mean,
+        stderr=stderr if math.isfinite(stderr) else None,
     )

@@ -3,11 +3,12 @@
 from typing import Any
 
 from flows import summary
+from flows.runs import StageName
 from flows.settings import Home
 from flows.spec import Spec
 
 
-def run_pipeline(spec: Spec, home: Home, *, until: str) -> dict[str, Any]:
+def run_pipeline(spec: Spec, home: Home, *, until: StageName) -> dict[str, Any]:
     """Run the pipeline up to the stage `until`; say so, in seconds, if all of it was done.
 
     The check costs a hash of the source and a look at the registry; without it, a run that

@@ -86,6 +86,8 @@ def models(home: Home, name: str | None) -> list[dict[str, Any]]:
                     "elbo": _estimate(metrics, "test/elbo_nats"),
                     "log_marginal": _estimate(metrics, "test/log_marginal_nats"),
                     "gate": version.tags.get("latents.gate"),
+                    "gate_reason": version.tags.get("latents.gate_reason"),
+                    "publication": version.tags.get("latents.publication"),
                 }
             )
     return found

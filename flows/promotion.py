@@ -2,10 +2,16 @@
 
 from typing import Any
 
-from data.features import latest_of, write_latest
+from data.features import latest_of, open_features, write_latest
+from data.snapshot import open_snapshot
 from flows import tracking
+from flows.encode import publish_features
 from flows.lookup import NotFoundError, near
+from flows.runs import RunFolder, read_record
 from flows.settings import Home
+from flows.spec import EncodingSection
+from flows.tracking import Registered
+from flows.vault import fetched
 
 
 def crown(home: Home, model: str, version: int, dataset: str) -> None:
@@ -30,8 +36,12 @@ def point_readers(home: Home, dataset: str, version: int) -> None:
 def promote(home: Home, model: str, version: int) -> dict[str, Any]:
     """Make `version` of `model` champion, whatever the gate said: a person decided.
 
+    Its features of what the present champion has published are published first, so that no
+    reader of `champion` finds an older data set, or nothing.
+
     Raises:
         NotFoundError: there is no such model or version.
+        ArtifactError: the version is not what was registered.
     """
     known = tracking.versions(home, model)
     if not known:
@@ -43,13 +53,50 @@ def promote(home: Home, model: str, version: int) -> dict[str, Any]:
         numbers = ", ".join(str(found.version) for found in known)
         raise NotFoundError(f"model {model!r} has no version {version}; it has {numbers}")
     before = [found.version for found in known if tracking.CHAMPION in found.aliases]
-    crown(home, model, version, chosen[0].tags.get("latents.dataset", model))
+    dataset = chosen[0].tags.get("latents.dataset", model)
+    publication = _published(home, chosen[0], dataset)
+    crown(home, model, version, dataset)
     return {
         "model": model,
         "champion": version,
         "before": before[0] if before else None,
         "history": tracking.champions(home, model),
+        "publication": publication,
     }
+
+
+def _published(home: Home, version: Registered, dataset: str) -> str | None:
+    """The publication under `version` of what is current; None where the rows are not here."""
+    wanted = _current(home, version, dataset)
+    if wanted is None:
+        return None
+    fingerprint, encoding = wanted
+    folder = home.datasets / dataset / fingerprint
+    if not (folder / "manifest.json").exists():
+        return None
+    encoder = {
+        "name": version.name,
+        "version": version.version,
+        "digest": version.digest,
+        "folder": str(fetched(home, version)),
+        "champion": False,
+    }
+    published = publish_features(encoding, home, open_snapshot(folder), encoder)
+    return str(published.value["id"])
+
+
+def _current(
+    home: Home, version: Registered, dataset: str
+) -> tuple[str, EncodingSection] | None:
+    """The snapshot and encoding that readers have now, else those of the version's own run."""
+    if latest_of(home.features, dataset)["champion"] is not None:
+        plan = open_features(dataset, home=home.root).manifest["plan"]
+        return plan["fingerprint"], EncodingSection.model_validate(plan["encoding"])
+    own = RunFolder(home.runs / version.tags.get("latents.run_id", "")).plan
+    if not own.exists():
+        return None
+    plan = read_record(own)
+    return plan["fingerprint"], EncodingSection.model_validate(plan["spec"]["encoding"])
 
 
 def rollback(home: Home, model: str) -> dict[str, Any]:

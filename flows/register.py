@@ -8,9 +8,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import pandas as pd
+
 from data.contract import Contract
 from data.features import feature_names
 from data.publication import canonical_json, locked, replace_file
+from data.snapshot import Snapshot, open_snapshot
 from flows import tracking
 from flows.evaluate import log_marginal_of
 from flows.gate import GateError, Verdict, judge
@@ -19,6 +22,7 @@ from flows.runs import RunFolder, Stage, read_metrics, read_record
 from flows.settings import Home
 from flows.spec import Spec
 from flows.tracking import CHALLENGER, CHAMPION, Registered
+from flows.vault import fetched
 
 REQUIREMENTS = ("torch", "numpy", "pandas", "pyarrow", "safetensors", "jaxtyping", "mlflow")
 
@@ -38,11 +42,11 @@ def register_model(
     with locked(home.root / f".registry-{spec.model_name}.lock"):
         tracking_run = _synced(spec, home, folder, evaluation)
         registered, is_new = _version(spec, home, folder, tracking_run, evaluation)
+        tracking.end_run(home, tracking_run)
         verdict = read_record(folder.record("gate")) if _judged(folder) else None
         if verdict is None:
             verdict = _judge(spec, home, folder, registered, evaluation)
         registered = _current(home, registered)
-        tracking.end_run(home, tracking_run)
     value = {
         "name": registered.name,
         "version": registered.version,
@@ -94,25 +98,27 @@ def _version(
 ) -> tuple[Registered, bool]:
     """The model version of this run's artifact, and whether it was made just now."""
     digest = read_record(folder.record("trained"))["digest"]
-    known = [
-        found for found in tracking.versions(home, spec.model_name) if found.digest == digest
-    ]
-    if known:
-        return known[0], False
+    if known := tracking.with_digest(home, spec.model_name, digest):
+        return known, False
     plan = read_record(folder.plan)
-    contract = Contract.from_json((folder.model / "contract.json").read_text("utf-8"))
+    snapshot = open_snapshot(Path(plan["snapshot"]))
+    contract = snapshot.contract
     latents = evaluation["latents"]
-    registered = tracking.register(
-        home,
-        mlflow_run,
-        name=spec.model_name,
+    servable = tracking.Servable(
         artifact=folder.model,
-        digest=digest,
         signature=tracking.signature_of(
             _inputs(contract),
             [*feature_names("z_mean", latents), *feature_names("z_stddev", latents)],
         ),
+        example=_example(snapshot),
         requirements=[f"{name}=={installed(name).split('+')[0]}" for name in REQUIREMENTS],
+    )
+    registered = tracking.register(
+        home,
+        mlflow_run,
+        servable,
+        name=spec.model_name,
+        digest=digest,
         tags={
             "latents.run_id": folder.run_id,
             "latents.dataset": spec.dataset.name,
@@ -121,8 +127,13 @@ def _version(
             "latents.python": platform.python_version(),
         },
     )
-    tracking.set_alias(home, spec.model_name, CHALLENGER, registered.version)
     return registered, True
+
+
+def _example(snapshot: Snapshot) -> pd.DataFrame:
+    """A few rows of the data set, as the served model wants them."""
+    names = [name for column in snapshot.contract.encoded for name in column.sources]
+    return snapshot.part_table(snapshot.parts[0], columns=names).select(names)[:3].to_pandas()
 
 
 def _inputs(contract: Contract) -> list[tuple[str, str, bool]]:
@@ -162,10 +173,12 @@ def _judge(
 ) -> dict[str, Any]:
     """Ask the gate, act on its verdict, and keep the verdict with its evidence."""
     champion = _champion(home, spec.model_name)
+    if champion is None or champion.version != registered.version:
+        tracking.set_alias(home, spec.model_name, CHALLENGER, registered.version)
     theirs = None
     if champion is not None and champion.digest != registered.digest:
         theirs = log_marginal_of(
-            spec, folder, _fetched(home, champion), rows=len(evaluation["log_marginal_per_row"])
+            spec, folder, fetched(home, champion), rows=len(evaluation["log_marginal_per_row"])
         )
     verdict = judge(
         evaluation,
@@ -178,10 +191,10 @@ def _judge(
         "reason": verdict.reason,
         "champion_before": champion.version if champion else None,
     }
-    tracking.tag_version(
-        home, registered, "latents.gate", "passed" if verdict.passed else "failed"
-    )
-    tracking.tag_version(home, registered, "latents.gate_reason", verdict.reason)
+    tracking.log_table(home, registered.tags["mlflow_run"], "gate.json", value["checks"])
+    outcome = "passed" if verdict.passed else "failed"
+    for key, text in (("gate", outcome), ("gate_reason", verdict.reason)):
+        tracking.tag_version(home, registered.name, registered.version, f"latents.{key}", text)
     if verdict.passed:
         crown(home, spec.model_name, registered.version, spec.dataset.name)
     elif champion is None:
@@ -226,16 +239,9 @@ def _encoder(home: Home, folder: RunFolder, registered: Registered) -> dict[str,
         "name": champion.name,
         "version": champion.version,
         "digest": champion.digest,
-        "folder": str(folder.model if ours else _fetched(home, champion)),
+        "folder": str(folder.model if ours else fetched(home, champion)),
         "champion": True,
     }
-
-
-def _fetched(home: Home, version: Registered) -> Path:
-    """The artifact folder of a version, from this home's cache or the registry."""
-    cache = home.root / "models" / version.digest
-    found = sorted(cache.rglob("SHA256SUMS"))
-    return found[0].parent if found else tracking.download_model(version, home, cache)
 
 
 def _sentence(registered: Registered, verdict: Mapping[str, Any]) -> str:

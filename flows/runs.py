@@ -17,13 +17,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal, get_args
 
 from data.publication import canonical_json, digest_of, replace_file
 from flows.settings import Home
 from flows.spec import Spec
 
-STAGES = ("ingest", "train", "evaluate", "register", "encode", "report")
+StageName = Literal["ingest", "train", "evaluate", "register", "encode", "report"]
+STAGES: tuple[StageName, ...] = get_args(StageName)
 ARITHMETIC = 1  # raised when equal settings no longer give equal weights
 
 

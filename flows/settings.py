@@ -4,12 +4,32 @@ A home is one folder that holds everything a run makes. `prepare_environment` mu
 prefect or mlflow is imported: both read the environment at import.
 """
 
+import fcntl
+import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 HOME_VARIABLE = "LATENTS_HOME"
 DEFAULT_HOME = "latents-home"
+POOL = "latents"  # the work pool of deployments, and what `latents up` runs a worker for
+LOGGERS = "flows,data,vae_engine"  # whose log lines Prefect's pages show
+
+# What every process of ours has, be it started by a person, a worker or a container.
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "GIT_PYTHON_REFRESH": "quiet",
+    # Waiting threads sleep: where another process wants the core, one that spins for its
+    # turn makes a product ten times as slow.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+NO_PICKLES = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +63,16 @@ class Home:
         """MLflow's artifacts, where no server looks after them."""
         return self.root / "mlartifacts"
 
+    @property
+    def servers(self) -> Path:
+        """Where the servers are that `latents up` runs for this home."""
+        return self.root / "servers.json"
+
+    @property
+    def servers_lock(self) -> Path:
+        """Locked for as long as `latents up` runs; the kernel lets go when it dies."""
+        return self.root / ".servers.lock"
+
 
 def resolve_home(option: Path | None) -> Home:
     """The home given on the command line, else $LATENTS_HOME, else ./latents-home."""
@@ -54,26 +84,30 @@ def prepare_environment(home: Home, *, debug: bool = False) -> None:
     """Point Prefect and MLflow into `home`, and keep both quiet and off the network.
 
     What the user has set in the environment stays as it is, with one exception: pickles are
-    never deserialized.
+    never deserialized. Where `latents up` runs for this home, its servers are used.
     """
     home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     defaults = {
-        "DO_NOT_TRACK": "1",
+        **QUIET,
+        **running_servers(home),
         "PREFECT_HOME": str(home.root / "prefect"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_LEVEL": "INFO" if debug else "CRITICAL",  # our errors say it
-        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
         # A cold start with its migrations took 27 s on a busy two-core machine; the
         # library gives up after 20.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-        "GIT_PYTHON_REFRESH": "quiet",
-        # Waiting threads sleep: where another process wants the core, one that spins for its
-        # turn makes a product ten times as slow.
-        "OMP_WAIT_POLICY": "PASSIVE",
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    os.environ |= NO_PICKLES
+
+
+def running_servers(home: Home) -> Mapping[str, str]:
+    """The environment of who uses the servers that `latents up` runs now; empty without them."""
+    if not home.servers.exists():
+        return {}
+    with home.servers_lock.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return dict(json.loads(home.servers.read_text("utf-8"))["environment"])
+    return {}  # nobody holds the lock: what the file says is of a run that has ended

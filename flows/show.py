@@ -152,6 +152,7 @@ def models(value: Sequence[Mapping[str, Any]], console: Console) -> None:
         "test ELBO (nats)",
         "log p(x) (nats)",
         "gate",
+        "publication",
         box=None,
         padding=(0, 2, 0, 0),
     )
@@ -163,6 +164,7 @@ def models(value: Sequence[Mapping[str, Any]], console: Console) -> None:
             nats(row["elbo"]),
             nats(row["log_marginal"]),
             row["gate"] or "",
+            row["publication"] or "",
         )
     console.print(table)
 
@@ -171,6 +173,13 @@ def promotion(value: Mapping[str, Any], console: Console) -> None:
     """Which version was champion, and which is now."""
     before = "none" if value["before"] is None else f"version {value['before']}"
     console.print(f"{value['model']}: champion is version {value['champion']} (was {before})")
+    if value["publication"] is None:
+        console.print(
+            "its rows are not in this home, so readers keep the old features until you run "
+            "[bold]latents encode SPEC[/] where they are"
+        )
+    else:
+        console.print(f"readers follow: publication {value['publication']}")
 
 
 def path(value: Mapping[str, str], console: Console) -> None:
@@ -183,3 +192,27 @@ def findings(value: Sequence[Mapping[str, Any]], console: Console) -> None:
     for finding in value:
         mark = "[green]ok[/]  " if finding["ok"] else "[red]FAIL[/]"
         console.print(f"{mark} {finding['what']:<15} {finding['detail']}", highlight=False)
+
+
+def deployment(value: Mapping[str, Any], console: Console) -> None:
+    """What was deployed, when it runs, and how to run it now."""
+    table = _facts(f"[bold]{value['deployment']}[/]")
+    when = f"{value['cron']} ({value['timezone']})" if value["cron"] else "no schedule"
+    table.add_row("runs", ", ".join([when, *(f"on {event}" for event in value["on"])]))
+    table.add_row("page", value["url"])
+    table.add_row("run it now", value["run"])
+    console.print(table)
+
+
+def servers(value: Mapping[str, str], console: Console) -> None:
+    """The three addresses, and how to stop."""
+    for name, address in value.items():
+        console.print(f"[bold]{name:<8}[/] {address}", soft_wrap=True, highlight=False)
+    console.print("[dim]latents run and latents deploy find them; Ctrl-C stops them[/]")
+
+
+def copied(value: Mapping[str, Any], console: Console) -> None:
+    """Where the features are now."""
+    done = "was there already" if value["reused"] else f"{value['rows']:,} rows copied"
+    console.print(f"{value['table']} in {value['database']}: {done}", highlight=False)
+    console.print(f"[dim]publication {value['publication']}[/]")

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from data import catalog
 from data.publication import safe_name
+from flows.redaction import holds_secret, redacted
 
 
 class SpecError(ValueError):
@@ -25,7 +26,10 @@ class SpecError(ValueError):
 class Section(BaseModel):
     """A table of the spec: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    # An input that is refused may hold a secret: no message repeats it.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), hide_input_in_errors=True
+    )
 
 
 class SplitSection(Section):
@@ -45,6 +49,18 @@ class DatasetSection(Section):
     label: str | None = None
     columns: dict[str, dict[str, Any]] = Field(default_factory=dict)
     split: SplitSection = SplitSection()
+
+    @field_validator("source")
+    @classmethod
+    def _source_without_secrets(cls, source: str) -> str:
+        """A spec is stored and shown in many places: in none of them a password."""
+        if holds_secret(source):
+            raise ValueError(
+                f"{redacted(source)} holds a password or token, and a spec is stored and shown. "
+                f"Leave it out, and give it to the run's environment "
+                f"(AWS_SECRET_ACCESS_KEY, PGPASSWORD, ...)"
+            )
+        return source
 
 
 class ModelSection(Section):
@@ -133,6 +149,7 @@ class ScheduleSection(Section):
 
     cron: str | None = None
     timezone: str = "UTC"
+    on: tuple[Literal["arrival", "drift"], ...] = ()  # events that start a run
 
 
 class Spec(Section):
@@ -290,6 +307,8 @@ def _explain(problem: Mapping[str, Any]) -> str:
         return f"unknown key {where}; {hint}"
     if problem["type"] == "missing":
         return f"{where} is missing"
+    if where == "dataset.source":
+        return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
     return f"{where} = {problem['input']!r}: {problem['msg']}"
 
 

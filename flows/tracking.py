@@ -8,7 +8,8 @@ logged twice is one metric, a model version is found by its digest.
 import json
 import logging
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,14 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
+from mlflow.models.model import ModelInfo
 from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, Schema, TensorSpec
 from mlflow.types.schema import Array, DataType
+from pandas import DataFrame
+from sqlalchemy.exc import SQLAlchemyError
 
+from flows.redaction import redacted
 from flows.settings import Home
 
 logger = logging.getLogger(__name__)
@@ -30,12 +35,13 @@ logger = logging.getLogger(__name__)
 RUN_TAG = "latents.run_id"
 DIGEST_TAG = "latents.digest"
 CHAMPION, CHALLENGER = "champion", "challenger"
+TABLES_TAG = "mlflow.loggedArtifacts"  # where the user interface looks for tables
 MAX_PARAM_LENGTH = 6000  # MLflow's limit for a value
 MAX_BATCH = 1000  # MLflow's limit for one log_batch
 
 
 class TrackingError(RuntimeError):
-    """MLflow cannot be reached, or refuses."""
+    """MLflow cannot be reached, or refuses; what was made on disk is whole."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,16 @@ class Registered:
     tags: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Servable:
+    """A model as it is logged: its folder, and what MLflow needs to serve it."""
+
+    artifact: Path
+    signature: ModelSignature
+    example: DataFrame
+    requirements: list[str]
+
+
 def client(home: Home) -> MlflowClient:
     """A client of the tracking server, or of the sqlite file in `home`."""
     logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -58,14 +74,36 @@ def client(home: Home) -> MlflowClient:
     return MlflowClient(home.tracking_uri)
 
 
+@contextmanager
+def reaching(home: Home) -> Iterator[MlflowClient]:
+    """Give a client; whatever goes wrong on the way to the server is a TrackingError."""
+    try:
+        yield client(home)
+    except _failures() as error:
+        raise TrackingError(
+            f"MLflow at {redacted(home.tracking_uri)} does not answer, or refuses: {error}\n"
+            f"Nothing is lost: run the same command again when it answers"
+        ) from error
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What may go wrong on the way to a server, a database or an object store."""
+    ours: tuple[type[Exception], ...] = (MlflowException, SQLAlchemyError, OSError)
+    try:
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ImportError:  # the extra s3 is not installed
+        return ours
+    return (*ours, Boto3Error, BotoCoreError, ClientError)
+
+
 def ensure_run(home: Home, *, experiment: str, run_id: str, params: Mapping[str, Any]) -> str:
     """The MLflow run of our `run_id`, made with its `params` if there is none.
 
     Raises:
         TrackingError: the server cannot be reached.
     """
-    try:
-        connection = client(home)
+    with reaching(home) as connection:
         experiment_id = _ensure_experiment(connection, home, experiment)
         found = connection.search_runs(
             [experiment_id], filter_string=f"tags.`{RUN_TAG}` = '{run_id}'", max_results=1
@@ -75,10 +113,6 @@ def ensure_run(home: Home, *, experiment: str, run_id: str, params: Mapping[str,
         run = connection.create_run(experiment_id, run_name=run_id, tags={RUN_TAG: run_id})
         rows = [Param(key, str(value)[:MAX_PARAM_LENGTH]) for key, value in params.items()]
         connection.log_batch(run.info.run_id, params=rows)
-    except (MlflowException, OSError) as error:
-        raise TrackingError(
-            f"MLflow at {home.tracking_uri} is not reachable: {error}"
-        ) from error
     return run.info.run_id
 
 
@@ -108,14 +142,9 @@ def log_metrics(home: Home, mlflow_run: str, rows: Iterable[Mapping[str, Any]]) 
         for key, value in row.items()
         if key not in {"step", "time_ms"}
     ]
-    try:
-        connection = client(home)
+    with reaching(home) as connection:
         for start in range(0, len(metrics), MAX_BATCH):
             connection.log_batch(mlflow_run, metrics=metrics[start : start + MAX_BATCH])
-    except (MlflowException, OSError) as error:
-        raise TrackingError(
-            f"MLflow at {home.tracking_uri} is not reachable: {error}"
-        ) from error
 
 
 def log_dataset(
@@ -133,40 +162,51 @@ def log_dataset(
         profile=json.dumps({"num_rows": rows}),
     )
     context = InputTag("mlflow.data.context", "training")
-    client(home).log_inputs(mlflow_run, [DatasetInput(dataset, [context])])
+    with reaching(home) as connection:
+        connection.log_inputs(mlflow_run, [DatasetInput(dataset, [context])])
 
 
 def log_artifact(home: Home, mlflow_run: str, path: Path) -> None:
-    """Copy one file into the run's artifacts.
+    """Copy one file into the run's artifacts."""
+    with reaching(home) as connection:
+        connection.log_artifact(mlflow_run, str(path))
 
-    Raises:
-        TrackingError: the server cannot be reached.
-    """
-    try:
-        client(home).log_artifact(mlflow_run, str(path))
-    except (MlflowException, OSError) as error:
-        raise TrackingError(
-            f"MLflow at {home.tracking_uri} is not reachable: {error}"
-        ) from error
+
+def log_table(
+    home: Home, mlflow_run: str, name: str, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Keep `rows` as a table that MLflow shows, in place of one of that name."""
+    with reaching(home) as connection:
+        connection.log_text(mlflow_run, _split_oriented(rows), name)
+        connection.set_tag(
+            mlflow_run, TABLES_TAG, json.dumps([{"path": name, "type": "table"}])
+        )
+
+
+def _split_oriented(rows: Sequence[Mapping[str, Any]]) -> str:
+    # MLflow's own log_table appends to the table that is there: twice logged, twice as long.
+    names = list(rows[0])
+    return json.dumps(
+        {"columns": names, "data": [[row[name] for name in names] for row in rows]}
+    )
 
 
 def end_run(home: Home, mlflow_run: str, *, failed: bool = False) -> None:
     """Mark the run as finished, or failed."""
-    client(home).set_terminated(mlflow_run, status="FAILED" if failed else "FINISHED")
+    with reaching(home) as connection:
+        connection.set_terminated(mlflow_run, status="FAILED" if failed else "FINISHED")
 
 
 def register(
     home: Home,
     mlflow_run: str,
+    model: Servable,
     *,
     name: str,
-    artifact: Path,
     digest: str,
-    signature: ModelSignature,
-    requirements: list[str],
     tags: Mapping[str, str],
 ) -> Registered:
-    """Log `artifact` as a model and make it a version of `name`, once for each digest.
+    """Log a model and make it a version of `name`, once for each digest.
 
     The model is code (`flows/served_model.py` and the two packages it imports) beside a
     folder of safetensors and JSON: no pickle is written or read.
@@ -174,73 +214,73 @@ def register(
     Raises:
         TrackingError: the registry cannot be reached.
     """
-    try:
-        for version in versions(home, name):
-            if version.digest == digest:
-                return version
-        source = _log_model(home, mlflow_run, artifact, signature, requirements)
-        connection = client(home)
+    with reaching(home) as connection:
+        if known := with_digest(home, name, digest):
+            return known
+        logged = _log_model(mlflow_run, model)
         try:
             connection.create_registered_model(name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         made = connection.create_model_version(
-            name, source=source, run_id=mlflow_run, tags={**tags, DIGEST_TAG: digest}
+            name,
+            source=logged.model_uri,
+            run_id=mlflow_run,
+            tags={**tags, DIGEST_TAG: digest},
+            model_id=logged.model_id,  # a server refuses a source without it
         )
-    except (MlflowException, OSError) as error:
-        raise TrackingError(
-            f"registry {home.tracking_uri} is not reachable: {error}"
-        ) from error
+        # A twin on another machine may have been as quick; the registry numbers versions one
+        # after the other, so that the later of two always sees the earlier, and gives way.
+        first = with_digest(home, name, digest)
+        if first is not None and first.version < int(made.version):
+            connection.delete_model_version(name, str(made.version))
+            return first
     return _registered(made, {})
 
 
-def _log_model(
-    home: Home,
-    mlflow_run: str,
-    artifact: Path,
-    signature: ModelSignature,
-    requirements: list[str],
-) -> str:
-    client(home)
+def with_digest(home: Home, name: str, digest: str) -> Registered | None:
+    """The version of `name` that holds the artifact with this digest, if there is one."""
+    found = (version for version in versions(home, name) if version.digest == digest)
+    return next(found, None)
+
+
+def _log_model(mlflow_run: str, model: Servable) -> ModelInfo:
     here = Path(__file__).parent
     with mlflow.start_run(run_id=mlflow_run), warnings.catch_warnings():
-        # It asks for type hints and an input example; the signature says both.
+        # It asks for type hints; the signature says what they would.
         warnings.simplefilter("ignore", UserWarning)
-        info = mlflow.pyfunc.log_model(
+        return mlflow.pyfunc.log_model(
             name="model",
             python_model=str(here / "served_model.py"),
-            artifacts={"model": str(artifact)},
+            artifacts={"model": str(model.artifact)},
             code_paths=[str(here.parent / "vae_engine"), str(here.parent / "data")],
-            signature=signature,
-            pip_requirements=requirements,
+            signature=model.signature,
+            input_example=model.example,
+            pip_requirements=model.requirements,
         )
-    return str(info.model_uri)
 
 
 def versions(home: Home, name: str) -> list[Registered]:
     """Every version of the model `name`, oldest first; empty when there is no such model."""
-    try:
-        connection = client(home)
+    with reaching(home) as connection:
         found = connection.search_model_versions(f"name = '{name}'")
         if not found:
             return []
         aliases = connection.get_registered_model(name).aliases
-    except (MlflowException, OSError) as error:
-        raise TrackingError(
-            f"registry {home.tracking_uri} is not reachable: {error}"
-        ) from error
     return sorted((_registered(version, aliases) for version in found), key=lambda v: v.version)
 
 
 def model_names(home: Home) -> list[str]:
     """Names of the registered models."""
-    return sorted(model.name for model in client(home).search_registered_models())
+    with reaching(home) as connection:
+        return sorted(model.name for model in connection.search_registered_models())
 
 
 def run_metrics(home: Home, mlflow_run: str) -> dict[str, float]:
     """The last value of each metric of a run."""
-    return dict(client(home).get_run(mlflow_run).data.metrics)
+    with reaching(home) as connection:
+        return dict(connection.get_run(mlflow_run).data.metrics)
 
 
 def _registered(version: ModelVersion, aliases: Mapping[str, str]) -> Registered:
@@ -260,34 +300,30 @@ def set_alias(home: Home, name: str, alias: str, version: int) -> None:
 
     MLflow keeps no history of aliases, so that a rollback needs one of our own.
     """
-    connection = client(home)
-    if alias == CHAMPION:
-        journal = champions(home, name)
-        if not journal or journal[-1] != version:
-            connection.set_registered_model_tag(
-                name, "latents.champions", json.dumps([*journal, version])
-            )
-        challenger = connection.get_registered_model(name).aliases.get(CHALLENGER)
-        if challenger is not None and int(challenger) == version:
-            connection.delete_registered_model_alias(name, CHALLENGER)
-    connection.set_registered_model_alias(name, alias, str(version))
+    with reaching(home) as connection:
+        if alias == CHAMPION:
+            journal = champions(home, name)
+            if not journal or journal[-1] != version:
+                connection.set_registered_model_tag(
+                    name, "latents.champions", json.dumps([*journal, version])
+                )
+            aliases = connection.get_registered_model(name).aliases
+            if CHALLENGER in aliases and int(aliases[CHALLENGER]) == version:
+                connection.delete_registered_model_alias(name, CHALLENGER)
+        connection.set_registered_model_alias(name, alias, str(version))
 
 
 def champions(home: Home, name: str) -> list[int]:
     """Every version that was champion, in order, the present one last."""
-    tags = client(home).get_registered_model(name).tags
+    with reaching(home) as connection:
+        tags = connection.get_registered_model(name).tags
     return list(json.loads(tags.get("latents.champions", "[]")))
 
 
-def download_model(version: Registered, home: Home, to: Path) -> Path:
-    """Fetch the artifact folder of a version into `to`; verify it before you load it."""
-    client(home)
-    to.mkdir(parents=True, exist_ok=True)
-    mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=str(to))
-    found = sorted(to.rglob("SHA256SUMS"))
-    if not found:
-        raise TrackingError(f"{version.name} version {version.version} holds no SHA256SUMS")
-    return found[0].parent
+def download_model(version: Registered, home: Home, to: Path) -> None:
+    """Fetch all that the registry holds of a version into `to`; see `flows.vault`."""
+    with reaching(home):
+        mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=str(to))
 
 
 def signature_of(
@@ -309,8 +345,7 @@ def signature_of(
     )
 
 
-def tag_version(home: Home, version: Registered, key: str, value: str) -> None:
+def tag_version(home: Home, name: str, version: int, key: str, value: str) -> None:
     """Write one tag of a model version."""
-    client(home).set_model_version_tag(
-        version.name, str(version.version), key, value[:MAX_PARAM_LENGTH]
-    )
+    with reaching(home) as connection:
+        connection.set_model_version_tag(name, str(version), key, value[:MAX_PARAM_LENGTH])

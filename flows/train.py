@@ -6,6 +6,7 @@ The same command finds the same folder (`flows.runs.folder_of`), finished or hal
 import json
 import logging
 import shutil
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from flows.progress import advance
 from flows.runs import RunFolder, Stage, folder_of, once, read_metrics
 from flows.settings import Home
 from flows.spec import Spec
+from flows.stopping import to_a_boundary, turn_on, until
 from vae_engine import artifact, checkpoint
 from vae_engine.config import ModelConfig, TrainingPlan
 from vae_engine.evaluation import evaluate
@@ -74,10 +76,12 @@ def train_model(spec: Spec, home: Home, snapshot_path: str) -> Stage:
     snapshot = open_snapshot(Path(snapshot_path))
     folder = folder_of(spec, home, snapshot.fingerprint)
     with locked(folder.path / ".lock"):  # a twin waits, then finds the record
-        return once("train", folder.record("trained"), lambda: _train(spec, snapshot, folder))
+        return once(
+            "train", folder.record("trained"), lambda: _train(spec, home, snapshot, folder)
+        )
 
 
-def _train(spec: Spec, snapshot: Snapshot, folder: RunFolder) -> Mapping[str, Any]:
+def _train(spec: Spec, home: Home, snapshot: Snapshot, folder: RunFolder) -> Mapping[str, Any]:
     preprocessor = fit_preprocessor(snapshot)
     train = handoff.load_rows(snapshot, preprocessor, "train", limit=spec.training.rows)
     valid = handoff.load_rows(snapshot, preprocessor, "valid", limit=handoff.VALID_ROWS)
@@ -92,8 +96,13 @@ def _train(spec: Spec, snapshot: Snapshot, folder: RunFolder) -> Mapping[str, An
     if saved is not None:
         logger.warning("resuming at step %d", state.step)
     _forget_after(folder.metrics, state.step)
-    with threads(plan, state.model):
-        progress = _fit(state, train, valid, folder, progress)
+
+    def work(stop: threading.Event) -> None:
+        with threads(plan, state.model):
+            _fit(state, train, valid, folder, progress, stop)
+
+    with turn_on(plan.device, home):
+        to_a_boundary(work)
     steps = state.step
     checkpoint.load_latest(folder.best, state)
     return {
@@ -108,13 +117,21 @@ def _train(spec: Spec, snapshot: Snapshot, folder: RunFolder) -> Mapping[str, An
 
 
 def _fit(
-    state: TrainState, train: Rows, valid: Rows, folder: RunFolder, progress: Progress
-) -> Progress:
-    """Step, evaluate, keep the best, log, save, stop?: until the plan or the patience ends."""
+    state: TrainState,
+    train: Rows,
+    valid: Rows,
+    folder: RunFolder,
+    progress: Progress,
+    stop: threading.Event,
+) -> None:
+    """Step, evaluate, keep the best, log, save, stop?: until the plan or the patience ends.
+
+    Where `stop` is set, the end is the next step, and what there is by then is saved.
+    """
     plan = state.plan
     total = plan.total_steps(len(train.x))
     started, before_s = time.perf_counter(), progress.train_s
-    batches = minibatches(train.x, plan, train.row_keys, start_step=state.step)
+    batches = until(stop, minibatches(train.x, plan, train.row_keys, start_step=state.step))
     for report in fit(state, batches, report_every=report_every(len(train.x), plan)):
         elbo = evaluate(state.averaged_model(), valid.batches(), samples=1, seed=plan.seed).elbo
         if progress.stopping.offer(state.step, elbo.mean):
@@ -140,7 +157,9 @@ def _fit(
         advance("train", state.step, total, f"valid ELBO {elbo.mean:.2f} nats")
         if progress.stopping.exhausted:
             break
-    return progress
+    if stop.is_set():
+        checkpoint.save(folder.checkpoints, state, progress.to_mapping())
+        logger.warning("stopped at step %d of %d; run again to resume there", state.step, total)
 
 
 @contextmanager

@@ -2,11 +2,8 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sklearn.datasets import load_digits
+
+from tests.flows.stack import Stack, latents_up
 
 TIMEOUT_S = 240  # an embedded server's cold start, on a busy machine
 
@@ -51,41 +50,16 @@ def latents(
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One real Prefect server for the session, on loopback; gives the URL of its API."""
-    folder = tmp_path_factory.mktemp("prefect")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = os.environ | {
-        "PREFECT_HOME": str(folder),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-    }
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1"]
-    with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(
-            [*command, "--port", str(port)], env=environment, stdout=log, stderr=log
-        )
-    url = f"http://127.0.0.1:{port}/api"
-    try:
-        _wait_for(f"{url}/health", server, folder / "server.log")
-        yield url
-    finally:
-        server.terminate()
-        server.wait(timeout=60)
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """One `latents up` for the session: Prefect's server, MLflow's, a worker, a watcher."""
+    with latents_up(tmp_path_factory.mktemp("stack") / "home") as servers:
+        yield servers
 
 
-def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(f"the Prefect server did not start:\n{log.read_text()[-2000:]}")
+@pytest.fixture(scope="session")
+def prefect_server(stack: Stack) -> str:
+    """The address of the API of the session's Prefect server."""
+    return stack.prefect
 
 
 def digits_table() -> pa.Table:

@@ -1,0 +1,30 @@
+"""Secrets are never kept: which texts hold one, and how an address is shown without it."""
+
+import re
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
+
+# Names of query parameters whose values open doors: presigned links, tokens, passwords.
+SECRET_NAMES = re.compile(
+    r"sig|token|secret|passw|credential|(^|[^a-z])key|auth", re.IGNORECASE
+)
+
+
+def holds_secret(address: str) -> bool:
+    """Whether an address carries a password, or a query parameter that is one."""
+    parts = urlsplit(address)
+    if "://" not in address:
+        return False
+    return parts.password is not None or any(
+        SECRET_NAMES.search(name) for name, _ in parse_qsl(parts.query, keep_blank_values=True)
+    )
+
+
+def redacted(address: str) -> str:
+    """The address as it may be shown: no password, no values of query parameters."""
+    if "://" not in address:
+        return address
+    parts = urlsplit(address)
+    place = parts.netloc.rpartition("@")
+    user = f"{parts.username}@" if parts.username else ""
+    query = "&".join(f"{name}=…" for name, _ in parse_qsl(parts.query, keep_blank_values=True))
+    return urlunsplit((parts.scheme, user + place[2], parts.path, query, ""))

@@ -1,0 +1,260 @@
+"""`latents up`: Prefect's server, MLflow's, a worker and a watcher for one home, on this machine.
+
+All listen on the loopback interface alone. They are ours from start to end: what this process
+started is what it stops, and when it dies by force, the kernel stops them.
+"""
+
+import ctypes
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from data.publication import replace_file
+from flows.settings import HOME_VARIABLE, LOGGERS, NO_PICKLES, POOL, Home
+
+LOOPBACK = "127.0.0.1"
+PREFECT_PORT, MLFLOW_PORT = 4200, 5000  # the usual ones, where they are free
+START_S = 240.0  # a first start makes two databases; it took 85 s on a busy machine
+STOP_S = 60.0  # a run in training saves a checkpoint first
+LOOK_S = 0.3
+SET_PARENT_DEATH_SIGNAL = 1  # prctl(2)
+
+SETTINGS = {
+    **NO_PICKLES,
+    "PREFECT_LOGGING_LEVEL": "INFO",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": LOGGERS,
+    "PREFECT_WORKER_QUERY_SECONDS": "3",
+    # With the default, in memory, a restart forgets who holds a place, and the place is
+    # never free again.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+        "prefect.server.concurrency.lease_storage.filesystem"
+    ),
+    # Its job runners are for language models: seven processes, 1.5 GB.
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
+
+
+class StartError(RuntimeError):
+    """A server did not start, or died; the message has the end of its log."""
+
+
+@dataclass(frozen=True)
+class Child:
+    """One process of ours and where it writes."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def died(self) -> StartError:
+        """What to say when it ended though nobody asked it to."""
+        end = self.log.read_text("utf-8", errors="replace")[-1500:]
+        return StartError(
+            f"{self.name} ended ({self.process.returncode}); {self.log} ends in:\n{end}"
+        )
+
+
+@contextmanager
+def running(
+    home: Home,
+    *,
+    prefect_port: int | None = None,
+    mlflow_port: int | None = None,
+    watch_every_s: float = 10.0,
+) -> Iterator[tuple[dict[str, str], list[Child]]]:
+    """Start everything, give its addresses and processes when healthy, stop it at the end.
+
+    What PREFECT_API_URL or MLFLOW_TRACKING_URI names is used and not started: on a machine
+    that has both, this is a worker.
+
+    Raises:
+        StartError: a port is taken, a server did not start, or another one runs for this home.
+    """
+    home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with ExitStack() as ending:
+        lock = ending.enter_context(_sole(home))
+        children: list[Child] = []
+        ending.callback(_stop, children)
+        environment = {**os.environ, **SETTINGS, HOME_VARIABLE: str(home.root)}
+        start = _Starter(home, environment, lock, children)
+
+        prefect = os.environ.get("PREFECT_API_URL") or start.prefect(prefect_port)
+        mlflow = os.environ.get("MLFLOW_TRACKING_URI") or start.mlflow(mlflow_port)
+        _wait(children, f"{prefect}/health")
+        _wait(children, f"{mlflow}/health")
+        ours = {"PREFECT_API_URL": prefect, "MLFLOW_TRACKING_URI": mlflow}
+        environment |= ours
+        start.worker()
+        _wait(children, f"{prefect}/work_pools/{POOL}/workers/filter", holds=b'"ONLINE"')
+        start.watcher(watch_every_s)
+
+        base = prefect.removesuffix("/api")
+        addresses = {
+            "prefect": base,
+            "mlflow": mlflow,
+            "worker": f"{base}/work-pools/work-pool/{POOL}",
+        }
+        record = {"environment": ours, "pids": [child.process.pid for child in children]}
+        replace_file(home.servers, json.dumps(record).encode())
+        ending.callback(home.servers.unlink, missing_ok=True)
+        yield addresses, children
+
+
+def watch_over(children: list[Child]) -> None:
+    """Return never; raise when one of them ends.
+
+    Raises:
+        StartError: a child ended by itself.
+    """
+    while True:
+        for child in children:
+            if child.process.poll() is not None:
+                raise child.died()
+        time.sleep(1.0)
+
+
+@contextmanager
+def _sole(home: Home) -> Iterator[IO[str]]:
+    """Be the only one that runs servers for this home."""
+    with home.servers_lock.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            known = home.servers.read_text("utf-8") if home.servers.exists() else "starting"
+            raise StartError(f"servers run for {home.root} already: {known}") from None
+        yield lock
+
+
+@dataclass(frozen=True)
+class _Starter:
+    """Starts each of the four; logs go to the home."""
+
+    home: Home
+    environment: dict[str, str]
+    lock: IO[str]
+    children: list[Child]
+
+    def prefect(self, wanted: int | None) -> str:
+        port = _port(wanted, PREFECT_PORT)
+        self._start(
+            "prefect", ["prefect", "server", "start", "--host", LOOPBACK, "--port", port]
+        )
+        return f"http://{LOOPBACK}:{port}/api"
+
+    def mlflow(self, wanted: int | None) -> str:
+        port = _port(wanted, MLFLOW_PORT)
+        # By the environment: an address with a password is for no list of processes.
+        store = f"sqlite:///{self.home.root / 'mlflow.db'}"
+        self.environment.setdefault("MLFLOW_BACKEND_STORE_URI", store)
+        self.environment.setdefault("MLFLOW_DEFAULT_ARTIFACT_ROOT", str(self.home.artifacts))
+        # Artifacts are read and written where they lie, with and without this server.
+        command = ["mlflow", "server", "--no-serve-artifacts", "--workers", "1"]
+        self._start("mlflow", [*command, "--host", LOOPBACK, "--port", port])
+        return f"http://{LOOPBACK}:{port}"
+
+    def worker(self) -> None:
+        name = f"{socket.gethostname()}-{os.getpid()}"
+        self._start(
+            "worker",
+            ["prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", name],
+        )
+
+    def watcher(self, every_s: float) -> None:
+        command = ["flows.cli", "watch", "--every", str(every_s)]
+        self._start("watcher", [*command, "--home", str(self.home.root)])
+
+    def _start(self, name: str, module: list[str]) -> None:
+        log = self.home.root / "logs" / f"{name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *module],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,  # Ctrl-C is for us: we stop them in order
+                pass_fds=[self.lock.fileno()],
+                preexec_fn=_ours,
+            )
+        self.children.append(Child(name, process, log))
+
+
+def _ours() -> None:
+    """Run in the child before its program: it ends with us, and when it is asked to.
+
+    A shell without job control starts us with SIGINT ignored, which children inherit; Prefect's
+    worker turns SIGTERM into SIGINT, and would never end.
+    """
+    ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _port(wanted: int | None, usual: int) -> str:
+    """The port to listen on: the one asked for, or the usual one, or any that is free."""
+    for port in [wanted] if wanted else [usual, 0]:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError:
+                continue
+            return str(probe.getsockname()[1])
+    raise StartError(f"port {wanted} of {LOOPBACK} is taken; name another or none")
+
+
+def _wait(children: list[Child], address: str, *, holds: bytes = b"") -> None:
+    """Wait until `address` answers with what it should hold, while our processes live."""
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        for child in children:
+            if child.process.poll() is not None:
+                raise child.died()
+        if _answers(address, holds):
+            return
+        time.sleep(LOOK_S)
+    logs = ", ".join(str(child.log) for child in children)
+    raise StartError(f"{address} did not answer in {START_S:.0f} s; see {logs}")
+
+
+def _answers(address: str, holds: bytes) -> bool:
+    request = urllib.request.Request(
+        address, data=b"{}" if holds else None, headers={"Content-Type": "application/json"}
+    )
+    if login := os.environ.get("PREFECT_API_AUTH_STRING"):
+        request.add_header("Authorization", f"Basic {b64encode(login.encode()).decode()}")
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return holds in answer.read()
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _stop(children: list[Child]) -> None:
+    """End what we started, the last first: a worker needs its server to say goodbye."""
+    for child in reversed(children):
+        _signal(child, signal.SIGTERM)
+        try:
+            child.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            _signal(child, signal.SIGKILL)
+            child.process.wait()
+
+
+def _signal(child: Child, number: int) -> None:
+    """Signal the child's whole group, if the child lives: a run under a worker is in it."""
+    if child.process.poll() is None:
+        os.killpg(child.process.pid, number)
