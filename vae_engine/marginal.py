@@ -1,18 +1,18 @@
 """log p(x) by importance sampling, in bounded memory, with its error and a warning where it lies.
 
-Chunks of draws and of rows are the caller's memory, never part of the answer: the noise of a row
-is a function of (seed, row key, draw), and weights are summed as they come.
+Chunks of draws and of rows are memory, never part of the answer: the noise of a row is a function
+of (seed, row key, draw), and weights are summed as they come, in float64.
 """
 
 import math
-from collections.abc import Iterable
-from itertools import pairwise
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
+from vae_engine.bernoulli_rows import log_likelihood_of
 from vae_engine.diagnostics import (
     effective_samples_of_sums,
     log_mean_stderr,
@@ -21,10 +21,11 @@ from vae_engine.diagnostics import (
 )
 from vae_engine.model import VAE, LatentModel
 from vae_engine.noise import keyed_noise
-from vae_engine.objectives import log_weights_of
 from vae_engine.observation import observed
 
-OUTPUTS_AT_ONCE = (400_000, 40_000_000)  # of the decoder, on a CPU and on a GPU
+OUTPUTS_AT_ONCE = (200_000, 40_000_000)  # of the decoder, on a CPU (its cache) and on a GPU
+MOST_AT_ONCE = (4096, 1_000_000)  # pairs of a row and a draw
+DRAWS_AT_ONCE = 2048  # of z and its densities, for each row: small calls cost more than they do
 
 
 class MarginalEstimate(NamedTuple):
@@ -34,6 +35,45 @@ class MarginalEstimate(NamedTuple):
     stderr: Float[Tensor, " rows"]  # of log_marginal_nats, by the delta method
     ess: Float[Tensor, " rows"]  # samples that count: (sum w)^2 / sum w^2
     pareto_k: Float[Tensor, " rows"]  # above 0.7, do not trust the row's estimate
+
+
+class Tally(NamedTuple):
+    """All that is kept of the weights of each row that have come so far; float64."""
+
+    log_sum: Float[Tensor, " rows"]
+    log_sum_squares: Float[Tensor, " rows"]
+    largest: Float[Tensor, "kept rows"]  # log weights, largest first; -inf where none came yet
+    samples: int  # weights that came, for each of these rows
+
+    @classmethod
+    def empty(cls, rows: int, *, samples: int, device: torch.device | str = "cpu") -> "Tally":
+        """Begin; at most `samples` are to come, which says how many k-hat needs to keep."""
+        nothing = torch.full((rows,), -math.inf, dtype=torch.float64, device=device)
+        return cls(nothing, nothing, nothing.expand(tail_samples(samples) + 1, -1), 0)
+
+    def plus(self, log_w: Float[Tensor, "samples rows"]) -> "Tally":
+        """Count some more weights of every row."""
+        log_w = log_w.double()
+        seen = torch.cat([self.largest, log_w])
+        return Tally(
+            torch.logaddexp(self.log_sum, log_w.logsumexp(0)),
+            torch.logaddexp(self.log_sum_squares, (2 * log_w).logsumexp(0)),
+            seen.topk(len(self.largest), 0).values,
+            self.samples + len(log_w),
+        )
+
+    def estimate(self) -> MarginalEstimate:
+        """Return the estimate from the weights so far; k-hat is nan if too few were kept."""
+        ess = effective_samples_of_sums(self.log_sum, self.log_sum_squares)
+        enough = tail_samples(self.samples) < len(self.largest)
+        return MarginalEstimate(
+            self.log_sum - math.log(self.samples),
+            log_mean_stderr(ess, self.samples),
+            ess,
+            pareto_k_of_largest(self.largest, self.samples)
+            if enough
+            else torch.full_like(ess, math.nan),
+        )
 
 
 def log_marginal(
@@ -59,27 +99,53 @@ def summarize(
     """Stream chunks of log weights into the estimate, its error, ESS and k-hat.
 
     `samples` is how many are to come: it says how many of the largest k-hat needs to keep, and
-    nothing else. Fewer or more change the estimate rightly and make k-hat nan.
+    nothing else. If more come, the estimate is right and k-hat is nan.
 
     Raises:
         ValueError: no chunk came in.
     """
-    total = squares = largest = None
-    count, kept = 0, tail_samples(samples) + 1
+    tally = None
     for log_w in chunks_of_log_weights:
-        part, part_squares = log_w.logsumexp(0), (2 * log_w).logsumexp(0)
-        total = part if total is None else torch.logaddexp(total, part)
-        squares = part_squares if squares is None else torch.logaddexp(squares, part_squares)
-        seen = log_w if largest is None else torch.cat([largest, log_w])
-        largest = seen.topk(min(kept, len(seen)), 0).values
-        count += log_w.shape[0]
-    if total is None or squares is None or largest is None:
+        if tally is None:
+            tally = Tally.empty(log_w.shape[1], samples=samples, device=log_w.device)
+            dtype = log_w.dtype
+        tally = tally.plus(log_w)
+    if tally is None:
         raise ValueError("log_marginal needs at least one chunk of log weights; got none")
-    ess = effective_samples_of_sums(total, squares)
-    k = pareto_k_of_largest(largest, count) if count == samples else total * math.nan
-    return MarginalEstimate(
-        total - math.log(count), log_mean_stderr(ess, count), ess, k.to(total.dtype)
-    )
+    return MarginalEstimate(*(field.to(dtype) for field in tally.estimate()))
+
+
+def chunks_of_log_weights(
+    model: LatentModel,
+    x: Shaped[Tensor, "rows features"],
+    row_keys: Int64[Tensor, " rows"],
+    *,
+    seed: int,
+    first: int,
+    last: int,
+    samples_per_chunk: int,
+) -> Iterator[Float[Tensor, "_ rows"]]:
+    """Yield log w of draws `first` to `last` of each row, some thousand draws at a time.
+
+        log w_s = log p(x | z_s) + log p(z_s) - log q(z_s | x),   z_s ~ q(z | x)
+
+    `x` is what the model sees (`observation.observed`). Call it outside of autograd.
+    """
+    q, log_likelihood = model.posterior(x), log_likelihood_of(model, x)
+    for start in range(first, last, DRAWS_AT_ONCE):
+        noise = keyed_noise(
+            seed, row_keys, start, min(start + DRAWS_AT_ONCE, last), model.latents
+        )
+        z, log_q = q.reparameterize_with_log_prob(noise)
+        parts = [log_likelihood(part) for part in z.split(samples_per_chunk)]
+        yield torch.cat(parts) + model.log_prior(z) - log_q
+
+
+def pairs_at_once(model: LatentModel, x: Shaped[Tensor, "rows features"]) -> int:
+    """Pairs of a row and a draw whose decoder outputs stay in the cache together."""
+    outputs = model.likelihood.outputs if isinstance(model, VAE) else x.shape[1]
+    device = int(x.device.type == "cuda")
+    return max(1, min(OUTPUTS_AT_ONCE[device] // outputs, MOST_AT_ONCE[device]))
 
 
 @torch.inference_mode()
@@ -96,25 +162,27 @@ def estimate_log_marginal(
     """Estimate log p(x) of each row from `samples` draws of q(z | x).
 
     Grey pixels are binarized by (seed, row key) where the model says so. The estimate of a row
-    is the same, up to rounding, for any order of rows and any chunk sizes; chunks stay in the
-    processor's cache unless the caller says otherwise.
+    is the same, up to rounding, for any order of rows and any chunk sizes; left out, they are
+    chosen for the cache.
 
     Raises:
         ValueError: no rows came in.
     """
     if not len(x):
         raise ValueError("estimate_log_marginal needs at least one row; got none")
-    outputs = model.likelihood.outputs if isinstance(model, VAE) else x.shape[1]
-    evaluations = OUTPUTS_AT_ONCE[x.device.type == "cuda"] // outputs + 1
-    draws = samples_per_chunk or min(samples, evaluations)
-    size = rows_per_chunk or max(1, evaluations // draws)
+    pairs = pairs_at_once(model, x)
+    size = rows_per_chunk or max(1, pairs // (samples_per_chunk or samples))
+    draws = samples_per_chunk or max(1, pairs // size)
     parts = []
     for rows, keys in zip(x.split(size), row_keys.split(size), strict=True):
-        rows = observed(model, rows, keys, seed)
-        q = model.posterior(rows)
-        chunks = (
-            log_weights_of(model, rows, q, keyed_noise(seed, keys, a, b, model.latents))
-            for a, b in pairwise([*range(0, samples, draws), samples])
+        chunks = chunks_of_log_weights(
+            model,
+            observed(model, rows, keys, seed),
+            keys,
+            seed=seed,
+            first=0,
+            last=samples,
+            samples_per_chunk=draws,
         )
         parts.append(summarize(chunks, samples=samples))
     return MarginalEstimate(*(torch.cat(field) for field in zip(*parts, strict=True)))

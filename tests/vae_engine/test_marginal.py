@@ -34,17 +34,20 @@ def every_chunk_counts(m: ModuleType) -> None:
 
 LAWS = [constant_weights_give_that_constant, every_chunk_counts]
 MUTANTS = {
-    "divisor dropped": ("total - math.log(count)", "total"),
-    "divisor counts chunks": ("count += log_w.shape[0]", "count += 1"),
+    "divisor dropped": ("self.log_sum - math.log(self.samples)", "self.log_sum"),
+    "divisor counts chunks": ("self.samples + len(log_w)", "self.samples + 1"),
     "mean of chunk means (B6)": (
-        "log_w.logsumexp(0), (2 * log_w)",
-        "log_w.logsumexp(0) - math.log(len(log_w)), (2 * log_w)",
+        "torch.logaddexp(self.log_sum, log_w.logsumexp(0))",
+        "torch.logaddexp(self.log_sum, log_w.logsumexp(0) - math.log(len(log_w)))",
     ),
     "sum of logs": (
-        "part if total is None else torch.logaddexp(total, part)",
-        "part if total is None else total + part",
+        "torch.logaddexp(self.log_sum, log_w.logsumexp(0))",
+        "self.log_sum.nan_to_num(neginf=0) + log_w.logsumexp(0)",
     ),
-    "last chunk only (B7)": ("part if total is None else torch.logaddexp(total, part)", "part"),
+    "last chunk only (B7)": (
+        "torch.logaddexp(self.log_sum, log_w.logsumexp(0))",
+        "log_w.logsumexp(0)",
+    ),
 }
 
 
@@ -91,8 +94,19 @@ def test_the_summary_is_that_of_all_weights_at_once() -> None:
     close(found.pareto_k, pareto_k(log_w))
 
 
-def test_a_k_of_fewer_weights_than_announced_is_not_given() -> None:
-    assert summarize([draws(50, 2)], samples=100).pareto_k.isnan().all()
+def test_a_k_of_more_weights_than_announced_is_not_given() -> None:
+    found = summarize([draws(100, 2)], samples=50)
+
+    assert found.pareto_k.isnan().all()
+    close(found.ess, effective_samples(draws(100, 2)))
+
+
+def test_sums_are_taken_in_float64_and_given_back_as_they_came() -> None:
+    """A million float32 weights of 1: a float32 sum of chunks drifts."""
+    found = summarize([torch.full((1000, 1), -0.1)] * 1000, samples=0)
+
+    assert found.log_marginal_nats.dtype == torch.float32
+    close(found.log_marginal_nats, torch.tensor([-0.1]), rtol=0, atol=1e-8)
 
 
 def test_no_weights_is_an_error() -> None:
