@@ -1,48 +1,51 @@
-"""Stage 5: the posterior of every row, published as Parquet beside its manifest."""
+"""Stage 5: the posterior of every row, published as Parquet beside its manifest.
 
+Parts whose input did not change since an earlier publication by the same model and the same
+encoding are that publication's files, by hard links: a grown data set costs its new parts.
+"""
+
+import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
-from torch import Tensor
 
-from data.features import (
-    FORMAT,
-    VERSION,
-    features_table,
-    latest_of,
-    write_latest,
-)
+from data.features import FORMAT, VERSION, latest_of, write_latest
 from data.preprocessing import Preprocessor
+<<<<<<< HEAD
 from data.publication import PartRecord, Staging, digest_of, locked, read_manifest
 from data.snapshot import Part, Snapshot, open_snapshot
 from flows import handoff, tracking
 from flows.handoff import Rows
 from flows.progress import advance
+=======
+from data.publication import (
+    PartRecord,
+    Staging,
+    canonical_json,
+    digest_of,
+    locked,
+    read_manifest,
+)
+from data.snapshot import Snapshot, open_snapshot
+from flows.row_encoder import EncodedPart, RowEncoder
+>>>>>>> dfa33c4 (wip)
 from flows.runs import Stage
 from flows.settings import Home
 from flows.spec import EncodingSection, Spec
 from vae_engine.artifact import load_model
-from vae_engine.binarization import binarized_for_evaluation
-from vae_engine.encoding import encode
-from vae_engine.model import VAE
-from vae_engine.noise import keyed_noise
-from vae_engine.objectives import elbo
-
-NOISE_SEED = 0  # of samples and bounds on request: part of the publication's identity by format
-ELBO_SAMPLES = 8
 
 
 def encode_dataset(
     spec: Spec, home: Home, snapshot_path: str, registration: Mapping[str, Any]
 ) -> Stage:
-    """Publish the features of every row of a snapshot under the champion.
+    """Publish the features of every row of a snapshot under the version that encodes.
 
     `registration` is the record of the stage before: which version encodes, and the folder
     of its artifact. Encoding twice publishes once.
@@ -60,6 +63,7 @@ def publish_features(
 ) -> Stage:
     """Publish a snapshot under one model version; see `encode_dataset`."""
     started = perf_counter()
+<<<<<<< HEAD
     plan = {
         "dataset": snapshot.name,
         "fingerprint": snapshot.fingerprint,
@@ -84,17 +88,32 @@ def publish_features(
         home, encoder["name"], encoder["version"], "latents.publication", publication
     )
     manifest = read_manifest(final, format=FORMAT, version=VERSION)
+=======
+    snapshot = open_snapshot(Path(snapshot_path))
+    encoder = registration["encoder"]
+    work = Work.of(spec, home, snapshot, encoder)
+    reused = work.published
+    if not reused:
+        with locked(work.staging.lock_path()):
+            if not work.published:  # by a twin, while we waited
+                _publish(spec, work)
+    _point(home, snapshot.name, encoder["version"], work.id, champion=encoder["champion"])
+    manifest = read_manifest(work.final, format=FORMAT, version=VERSION)
+>>>>>>> dfa33c4 (wip)
     value = {
-        "id": publication,
-        "path": str(final),
+        "id": work.id,
+        "path": str(work.final),
         "rows": manifest["rows"],
         "columns": manifest["columns"],
+        "parts": len(manifest["parts"]),
+        "adopted_parts": manifest["adopted_parts"],
         "model_version": encoder["version"],
-        "read": f"open_features({snapshot.name!r}, home={str(home.root)!r}).to_pandas()",
+        "read": _how_to_read(home, snapshot.name, encoder),
     }
     return Stage("encode", value, reused=reused, elapsed_s=perf_counter() - started)
 
 
+<<<<<<< HEAD
 def _publish(
     encoding: EncodingSection,
     snapshot: Snapshot,
@@ -104,18 +123,84 @@ def _publish(
     final: Path,
 ) -> None:
     folder = Path(encoder["folder"])
+=======
+def _how_to_read(home: Home, name: str, encoder: Mapping[str, Any]) -> str:
+    pinned = "" if encoder["champion"] else f", model_version={encoder['version']}"
+    return f"open_features({name!r}, home={str(home.root)!r}{pinned}).to_pandas()"
+
+
+@dataclass(frozen=True)
+class Work:
+    """One publication in the making: what goes in, and where it goes."""
+
+    snapshot: Snapshot
+    encoder: Mapping[str, Any]
+    plan: Mapping[str, Any]  # all that a part's features depend on, beside its rows
+    staging: Staging
+    final: Path
+
+    @classmethod
+    def of(
+        cls, spec: Spec, home: Home, snapshot: Snapshot, encoder: Mapping[str, Any]
+    ) -> "Work":
+        """Name the publication by its snapshot and its plan."""
+        plan = {
+            "dataset": snapshot.name,
+            "contract": snapshot.contract.digest,
+            "model_digest": encoder["digest"],
+            "encoding": spec.encoding.model_dump(mode="json"),
+            "format_version": VERSION,
+            # What the numbers depend on beside the model: results differ in the last bits.
+            "numerics": {"torch": torch.__version__, "device": "cpu"},
+        }
+        publication = digest_of({"fingerprint": snapshot.fingerprint, **plan})[:16]
+        folder = home.features / snapshot.name / f"model_version=v{encoder['version']}"
+        staging = Staging(home.features, publication)
+        return cls(snapshot, encoder, plan, staging, folder / f"publication={publication}")
+
+    @property
+    def id(self) -> str:
+        """The publication's name."""
+        return self.staging.id
+
+    @property
+    def published(self) -> bool:
+        """Whether it is there, whole."""
+        return (self.final / "manifest.json").exists()
+
+    @property
+    def inputs(self) -> list[str]:
+        """The digest of the rows of each part of the snapshot."""
+        return [part["content"] for part in self.snapshot.manifest["parts"]]
+
+    def kept(self) -> dict[str, tuple[Path, PartRecord]]:
+        """Parts of earlier publications with this plan, by the digest of their input."""
+        found = {}
+        for path in sorted(self.final.parent.glob("publication=*/manifest.json")):
+            manifest = read_manifest(path.parent, format=FORMAT, version=VERSION)
+            if manifest.get("plan") == self.plan:
+                records = [PartRecord(**part) for part in manifest["parts"]]
+                for content, record in zip(manifest["inputs"], records, strict=True):
+                    found[content] = (path.parent, record)
+        return found
+
+
+def _publish(spec: Spec, work: Work) -> None:
+    folder, encoder = Path(work.encoder["folder"]), work.encoder
+>>>>>>> dfa33c4 (wip)
     model = load_model(folder, digest=encoder["digest"])
     preprocessor = Preprocessor.from_json((folder / "preprocessor.json").read_text("utf-8"))
     footer = {
         "format": FORMAT,
         "format_version": str(VERSION),
-        "dataset": snapshot.name,
-        "fingerprint": snapshot.fingerprint,
+        "dataset": work.snapshot.name,
+        "fingerprint": work.snapshot.fingerprint,
         "model": encoder["name"],
         "model_version": str(encoder["version"]),
         "model_digest": encoder["digest"],
         "preprocessor_digest": preprocessor.digest,
     }
+<<<<<<< HEAD
     parts: list[PartRecord] = []
     counts: Counter[str] = Counter()
     columns: list[str] = []
@@ -172,29 +257,74 @@ def _features(
         model_version=version,
         samples=samples,
         elbo_nats=bound,
+=======
+    adopted = dict(_adopted(work))
+    parts = adopted | dict(_there(work, footer, without=adopted))
+    missing = [number for number in range(len(work.snapshot.parts)) if number not in parts]
+    rows = RowEncoder(
+        model, preprocessor, work.snapshot.contract, spec.encoding, encoder["version"]
+>>>>>>> dfa33c4 (wip)
     )
-    return features, encoded.counts
+    parts |= _written(work.staging, rows.parts(work.snapshot, missing), footer)
+    records = [parts[number] for number in sorted(parts)]
+    metadata = [pq.read_schema(work.staging.path / record.path) for record in records]
+    counts: Counter[str] = Counter()
+    for schema in metadata:
+        counts.update(json.loads(schema.metadata[b"counts"]))
+    header = {
+        **footer,
+        "format_version": VERSION,
+        "model": {
+            "name": encoder["name"],
+            "version": encoder["version"],
+            "digest": encoder["digest"],
+        },
+        "plan": work.plan,
+        "inputs": work.inputs,
+        "adopted_parts": len(adopted),
+        "columns": metadata[0].names,
+        "latents": model.latents,
+        "counts": dict(sorted(counts.items())),
+    }
+    work.staging.commit(work.final, records, header)
 
 
-@torch.inference_mode()
-def _draws(model: VAE, x: Tensor, keys: Tensor, samples: int) -> npt.NDArray[np.float32]:
-    """Draws from q(z|x), samples × rows × latents: a function of the row's key alone."""
-    parts = []
-    for rows, row_keys in Rows(x, keys).batches():
-        noise = keyed_noise(NOISE_SEED, row_keys, 0, samples, model.latents)
-        parts.append(model.posterior(rows).reparameterize(noise))
-    return torch.cat(parts, 1).numpy()
+def _adopted(work: Work) -> Iterator[tuple[int, PartRecord]]:
+    """Parts that an earlier publication has, linked into this one."""
+    kept = work.kept()
+    for number, content in enumerate(work.inputs):
+        if content in kept:
+            record = work.staging.adopt_from(*kept[content], number)
+            if record is not None:
+                yield number, record
 
 
-@torch.inference_mode()
-def _bound(model: VAE, x: Tensor, keys: Tensor) -> npt.NDArray[np.float32]:
-    """The ELBO of each row, in nats."""
-    parts = []
-    for rows, row_keys in Rows(x, keys).batches():
-        seen = binarized_for_evaluation(model.config, rows, row_keys, NOISE_SEED)
-        noise = keyed_noise(NOISE_SEED, row_keys, 0, ELBO_SAMPLES, model.latents)
-        parts.append(elbo(model, seen, noise))
-    return torch.cat(parts).numpy()
+def _there(
+    work: Work, footer: Mapping[str, str], *, without: Mapping[int, PartRecord]
+) -> Iterator[tuple[int, PartRecord]]:
+    """Parts that an attempt before this one wrote, whole."""
+    for number in range(len(work.snapshot.parts)):
+        if number not in without:
+            record = work.staging.adopt(number, footer)
+            if record is not None:
+                yield number, record
+
+
+def _written(
+    staging: Staging, parts: Iterator[EncodedPart], footer: Mapping[str, str]
+) -> dict[int, PartRecord]:
+    """Write each part while the next is computed; at most one waits."""
+    records: dict[int, PartRecord] = {}
+    with ThreadPoolExecutor(1) as writer:
+        last: tuple[int, Future[PartRecord]] | None = None
+        for part in parts:
+            if last is not None:
+                records[last[0]] = last[1].result()
+            said = {**footer, "counts": canonical_json(dict(part.counts))}
+            last = part.number, writer.submit(staging.write_part, part.number, part.table, said)
+        if last is not None:
+            records[last[0]] = last[1].result()
+    return records
 
 
 def _point(home: Home, dataset: str, version: int, publication: str, *, champion: bool) -> None:

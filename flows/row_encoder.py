@@ -1,0 +1,223 @@
+"""The features of many rows: reading, computing and laying out at the same time.
+
+    one thread     decodes the next rows of the snapshot
+    a thread each  for every core: cells -> x -> q(z | x), a chunk of rows at a time
+    the caller     gets the features of whole parts, in order, and writes them
+
+A batch of some hundred rows stays in a core's cache, and two cores with a batch each are faster
+than two cores at one batch. Memory is bounded by a few chunks of rows and the features of two
+parts, however many rows there are. A row's features do not depend on any of this: batches have
+a fixed number of rows (`vae_engine.encoding`) and each is computed by one thread.
+"""
+
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from data.contract import ROW_ID, Contract
+from data.features import features_table
+from data.part_rows import part_rows
+from data.preprocessing import Preprocessor
+from data.read_ahead import read_ahead
+from data.snapshot import Snapshot
+from flows import handoff
+from flows.handoff import Rows
+from flows.progress import advance
+from flows.spec import EncodingSection
+from vae_engine.binarization import binarized_for_evaluation
+from vae_engine.encoding import encode
+from vae_engine.model import VAE
+from vae_engine.noise import keyed_noise
+from vae_engine.objectives import elbo
+
+CHUNK_ENTRIES = 2**22  # of x, what a worker has in hand: 16 MB as float32
+MAX_WORKERS = 8
+NOISE_SEED = 0  # of samples and bounds on request: part of the publication's identity by format
+ELBO_SAMPLES = 8
+
+Floats = npt.NDArray[np.float32]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class EncodedPart(NamedTuple):
+    """The features of one part, row for row, and what the preprocessor had to count."""
+
+    number: int
+    table: pa.Table
+    counts: Counter[str]
+
+
+class _Chunk(NamedTuple):
+    """Some rows of a part: what travels along, and what was computed."""
+
+    part: int
+    kept: pa.RecordBatch
+    mean: Floats
+    stddev: Floats
+    samples: Floats | None
+    elbo_nats: Floats | None
+    counts: Counter[str]
+
+
+@dataclass(frozen=True)
+class RowEncoder:
+    """A model, the map to its inputs, and what is wanted of each row."""
+
+    model: VAE
+    preprocessor: Preprocessor
+    contract: Contract
+    wanted: EncodingSection
+    version: int
+
+    def parts(self, snapshot: Snapshot, numbers: Iterable[int]) -> Iterator[EncodedPart]:
+        """Yield the features of the parts of these numbers, in order.
+
+        Raises:
+            FormatError: a part of the snapshot is damaged.
+            FloatingPointError: the encoder gave a value that is not finite.
+        """
+        chosen = list(numbers)
+        total, done = sum(snapshot.parts[number].rows for number in chosen), 0
+        batches = (
+            (number, batch)
+            for number in chosen
+            for batch in part_rows(snapshot.parts[number], self.chunk_rows)
+        )
+        with one_thread_each():
+            chunks = in_order(self._chunk, read_ahead(batches, depth=2), workers=cores())
+            for number, group in groupby(chunks, key=lambda chunk: chunk.part):
+                part = []
+                for chunk in group:
+                    part.append(chunk)
+                    done += len(chunk.kept)
+                    advance("encode", done, total, "rows")
+                yield self._joined(number, part)
+
+    @property
+    def chunk_rows(self) -> int:
+        """Whole batches, about as many as `CHUNK_ENTRIES` holds."""
+        batch = self.wanted.batch_rows * self.preprocessor.features
+        return max(1, CHUNK_ENTRIES // batch) * self.wanted.batch_rows
+
+    def _chunk(self, item: tuple[int, pa.RecordBatch]) -> _Chunk:
+        number, rows = item
+        encoded = self.preprocessor.transform(rows)
+        x = torch.from_numpy(encoded.x)
+        mean, stddev = encode(self.model, x, batch_rows=self.wanted.batch_rows)
+        if not (mean.isfinite().all() and stddev.isfinite().all()):
+            raise FloatingPointError(
+                f"part {number} of the snapshot: the encoder gave values that are not finite"
+            )
+        extra = {"samples", "elbo"} & set(self.wanted.columns)
+        keys = handoff.row_keys(rows[self.contract.key or ROW_ID]) if extra else None
+        return _Chunk(
+            number,
+            rows.select([name for name in rows.schema.names if name in self._kept]),
+            mean.numpy(),
+            stddev.numpy(),
+            None if keys is None or "samples" not in extra else self._draws(x, keys),
+            None if keys is None or "elbo" not in extra else self._bound(x, keys),
+            encoded.counts,
+        )
+
+    @property
+    def _kept(self) -> set[str | None]:
+        contract = self.contract
+        return {
+            contract.key or ROW_ID,
+            "split",
+            contract.label,
+            contract.timestamp,
+            *contract.carried,
+        }
+
+    @torch.inference_mode()
+    def _draws(self, x: Tensor, keys: Tensor) -> Floats:
+        """Draws from q(z|x), samples × rows × latents: a function of the row's key alone."""
+        parts = []
+        for rows, row_keys in Rows(x, keys).batches():
+            noise = keyed_noise(
+                NOISE_SEED, row_keys, 0, self.wanted.samples, self.model.latents
+            )
+            parts.append(self.model.posterior(rows).reparameterize(noise))
+        return torch.cat(parts, 1).numpy()
+
+    @torch.inference_mode()
+    def _bound(self, x: Tensor, keys: Tensor) -> Floats:
+        """The ELBO of each row, in nats."""
+        parts = []
+        for rows, row_keys in Rows(x, keys).batches():
+            seen = binarized_for_evaluation(self.model.config, rows, row_keys, NOISE_SEED)
+            noise = keyed_noise(NOISE_SEED, row_keys, 0, ELBO_SAMPLES, self.model.latents)
+            parts.append(elbo(self.model, seen, noise))
+        return torch.cat(parts).numpy()
+
+    def _joined(self, number: int, chunks: list[_Chunk]) -> EncodedPart:
+        first = chunks[0]
+        table = features_table(
+            pa.Table.from_batches([chunk.kept for chunk in chunks]),
+            self.contract,
+            np.concatenate([chunk.mean for chunk in chunks]),
+            np.concatenate([chunk.stddev for chunk in chunks]),
+            layout=self.wanted.layout,
+            model_version=self.version,
+            samples=_concatenated([chunk.samples for chunk in chunks], 1)
+            if first.samples is not None
+            else None,
+            elbo_nats=_concatenated([chunk.elbo_nats for chunk in chunks], 0)
+            if first.elbo_nats is not None
+            else None,
+        )
+        counts: Counter[str] = Counter()
+        for chunk in chunks:
+            counts.update(chunk.counts)
+        return EncodedPart(number, table, counts)
+
+
+def _concatenated(parts: list[Floats | None], axis: int) -> Floats:
+    return np.concatenate([part for part in parts if part is not None], axis)
+
+
+def cores() -> int:
+    """How many cores this process may use, within bounds."""
+    return min(MAX_WORKERS, len(os.sched_getaffinity(0)))
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Let torch compute each product with one thread, in this thread and in new ones."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], *, workers: int
+) -> Iterator[Result]:
+    """Yield `work(item)` of each item in order, with one item more than workers under way.
+
+    What `work` raises is raised here, in its place.
+    """
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        under_way: deque[Future[Result]] = deque()
+        for item in items:
+            under_way.append(pool.submit(work, item))
+            if len(under_way) > workers:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()

@@ -1,0 +1,210 @@
+"""How fast rows become published features, and how near that is to what the cores allow.
+
+    python -m tests.benchmarks.encoding [ROWS]        1,000,000 without it
+
+Rows of 784 bytes (fixed_size_binary) through a 784-500-20 encoder. Ingested once, outside the
+timing. Then reading, the encoder's matrix products and writing, each alone on one thread, in
+core-seconds; the limit is all cores divided by their sum; and the whole, as `latents encode`
+does it, in a process of its own. Where other processes want the cores too, the time of the whole
+is longer than its share says: so the ratio is given by the clock and by core-seconds.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import perf_counter, process_time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from data.features import features_table, open_features
+from data.part_rows import part_rows
+from data.preprocessing import fit_preprocessor
+from data.publication import Staging
+from data.snapshot import Snapshot, ingest
+from flows.encode import encode_dataset
+from flows.row_encoder import cores
+from flows.settings import Home
+from flows.spec import load_spec
+from vae_engine.artifact import save_model
+from vae_engine.config import Column, ModelConfig
+from vae_engine.model import VAE, build_model
+from vae_engine.networks import MLP
+
+PIXELS, HIDDEN, LATENTS = 784, 500, 20
+NAME, BATCH_ROWS = "images", 512
+SOME_ROWS = 131_072  # how many a stage is measured on
+
+
+def say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201
+
+
+def generated(path: Path, rows: int) -> Path:
+    """Pictures that compress about as well as digits do: mostly black, the rest at random."""
+    random = np.random.default_rng(0)
+    kind = pa.binary(PIXELS)
+    schema = pa.schema([("id", pa.int64()), ("image", kind)])
+    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=False) as writer:
+        for start in range(0, rows, SOME_ROWS):
+            count = min(SOME_ROWS, rows - start)
+            x = random.integers(0, 256, (count, PIXELS), dtype=np.uint8)
+            x *= random.random((count, PIXELS), dtype=np.float32) < 0.2
+            images = pa.Array.from_buffers(kind, count, [None, pa.py_buffer(x)])
+            ids = pa.array(np.arange(start, start + count))
+            writer.write_table(pa.table([ids, images], schema=schema))
+    return path
+
+
+def prepared(folder: Path, rows: int) -> Snapshot:
+    source = generated(folder / "images.parquet", rows)
+    pixels = {"kind": "pixels", "height": 28, "width": 28, "channels": 1, "max": 255}
+    started = perf_counter()
+    snapshot = ingest(
+        source, name=NAME, root=folder / "datasets", key="id", overrides={"image": pixels}
+    )
+    say(f"ingest (once): {perf_counter() - started:.1f} s, {len(snapshot.parts)} parts")
+    artifact = folder / "model"
+    artifact.mkdir()
+    preprocessor = fit_preprocessor(snapshot)
+    (artifact / "preprocessor.json").write_text(preprocessor.to_json(), encoding="utf-8")
+    golden = torch.zeros(1, PIXELS, dtype=torch.uint8)
+    (folder / "digest").write_text(save_model(artifact, model(), golden), encoding="utf-8")
+    return snapshot
+
+
+def model() -> VAE:
+    column = Column(
+        name="image",
+        likelihood="bernoulli",
+        width=PIXELS,
+        scale=255.0,
+        image=(28, 28, 1),
+        binarization="dynamic",
+    )
+    config = ModelConfig(
+        columns=(column,), latents=LATENTS, hidden=(HIDDEN,), activation="tanh"
+    )
+    return build_model(config, seed=0).eval()
+
+
+def stages(snapshot: Snapshot, folder: Path) -> dict[str, float]:
+    """Core-microseconds a row costs in each stage, on one thread."""
+    pa.set_cpu_count(1)
+    rows = snapshot.parts[0].rows
+    return {
+        "reading": _cost(lambda: _drained(part_rows(snapshot.parts[0], 8192)), rows),
+        "products": _products(),
+        "writing": _writing(snapshot, folder),
+    }
+
+
+def _drained(batches: Iterator[pa.RecordBatch]) -> None:
+    for _ in batches:
+        pass
+
+
+@torch.inference_mode()
+def _products() -> float:
+    encoder = model()
+    x = torch.rand(BATCH_ROWS, PIXELS)
+    assert isinstance(encoder.encoder, MLP)
+    first = encoder.encoder.layers[0]
+    hidden = first(x)
+
+    def products() -> None:
+        for _ in range(20):
+            first(x)
+            encoder.head(hidden)
+
+    return _cost(products, 20 * BATCH_ROWS)
+
+
+def _writing(snapshot: Snapshot, folder: Path) -> float:
+    random = np.random.default_rng(0)
+    rows = snapshot.part_table(snapshot.parts[0], columns=["id", "split"])
+    mean, stddev = random.normal(size=(2, len(rows), LATENTS)).astype(np.float32)
+    staging = Staging(folder / "alone", "writing")
+
+    def write() -> None:
+        table = features_table(rows, snapshot.contract, mean, stddev, model_version=1)
+        staging.write_part(0, table, {})
+        staging.discard()
+
+    return _cost(write, len(rows))
+
+
+def _cost(work: Callable[[], None], rows: int) -> float:
+    work()
+    best = min(_core_s(work) for _ in range(5))
+    return best / rows * 1e6
+
+
+def _core_s(work: Callable[[], None]) -> float:
+    started = process_time()
+    work()
+    return process_time() - started
+
+
+def whole(folder: Path, snapshot_path: str) -> None:
+    """Encode, in this process, and print wall seconds, core-seconds and peak memory."""
+    home = Home(folder)
+    spec = load_spec(str(folder / "images.parquet"), [f"encoding.batch_rows={BATCH_ROWS}"])
+    encoder = {
+        "name": NAME,
+        "version": 1,
+        "champion": True,
+        "digest": (folder / "digest").read_text("utf-8"),
+        "folder": str(folder / "model"),
+    }
+    started, core_started = perf_counter(), process_time()
+    encode_dataset(spec, home, snapshot_path, {"encoder": encoder})
+    elapsed_s, core_s = perf_counter() - started, process_time() - core_started
+    say(f"{elapsed_s} {core_s} {_peak_kb()}")
+
+
+def _peak_kb() -> int:
+    """Peak resident memory since exec; what getrusage says begins with the parent's."""
+    status = Path("/proc/self/status").read_text("utf-8")
+    return int(status.partition("VmHWM:")[2].split()[0])
+
+
+def main(rows: int) -> None:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        snapshot = prepared(folder, rows)
+        costs = stages(snapshot, folder)
+        for stage, cost in costs.items():
+            say(f"{stage} alone: {cost:.2f} core-µs a row")
+        limit = cores() / sum(costs.values()) * 1e6
+        command = [sys.executable, "-m", "tests.benchmarks.encoding", "whole", name]
+        done = subprocess.run(
+            [*command, str(snapshot.path)], check=True, capture_output=True, text=True
+        )
+        elapsed_s, core_s, peak_kb = map(float, done.stdout.split())
+        assert open_features(NAME, home=folder).rows == rows
+        by_cores = cores() / (core_s / rows)
+        say(f"limit: {limit:,.0f} rows/s on {cores()} of {os.cpu_count()} cores")
+        say(
+            f"whole: {rows / elapsed_s:,.0f} rows/s, {rows / elapsed_s / limit:.0%} of the limit"
+        )
+        say(
+            f"       {core_s / rows * 1e6:.2f} core-µs a row, {by_cores / limit:.0%} of the limit"
+        )
+        say(f"       peak {peak_kb / 1024:,.0f} MB")
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["whole", folder_name, path]:
+            whole(Path(folder_name), path)
+        case [count]:
+            main(int(count))
+        case _:
+            main(1_000_000)
