@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from vae_engine.config import ModelConfig
 from vae_engine.flows import FlowPosterior, conditional_flow
 from vae_engine.hierarchy import ConditionalNormal, LayeredPosterior
+from vae_engine.limits import squashed
 from vae_engine.networks import Initial
 from vae_engine.posteriors import DiagonalNormal, FullNormal, Posterior
 
@@ -36,7 +37,7 @@ class DiagonalHead(Head):
     def forward(self, outputs: Float[Tensor, "rows outputs"]) -> DiagonalNormal:
         """Return N(mean, diag(stddev^2))."""
         mean, log_stddev = outputs.chunk(2, -1)
-        return DiagonalNormal(mean, log_stddev.clamp(*LOG_STDDEV_RANGE).exp())
+        return DiagonalNormal(mean, squashed(log_stddev, *LOG_STDDEV_RANGE).exp())
 
 
 class FullHead(Head):
@@ -67,7 +68,7 @@ class FullHead(Head):
             ),
             below,
         )
-        stddev = log_stddev.clamp(*LOG_STDDEV_RANGE).exp()
+        stddev = squashed(log_stddev, *LOG_STDDEV_RANGE).exp()
         return FullNormal(mean, stddev[..., None] * unit)
 
 
@@ -83,7 +84,7 @@ class FlowHead(Head):
     def forward(self, outputs: Float[Tensor, "rows outputs"]) -> FlowPosterior:
         """Return the law of mean + stddev * flow(noise; context)."""
         mean, log_stddev, context = outputs.split([self.latents, self.latents, CONTEXT], -1)
-        base = DiagonalNormal(mean, log_stddev.clamp(*LOG_STDDEV_RANGE).exp())
+        base = DiagonalNormal(mean, squashed(log_stddev, *LOG_STDDEV_RANGE).exp())
         return FlowPosterior(base, self.flow, context)
 
 

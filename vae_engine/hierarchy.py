@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vae_engine import densities
 from vae_engine.config import ModelConfig
+from vae_engine.limits import squashed
 from vae_engine.networks import MLP, Initial, frozen, linear
 from vae_engine.posteriors import DiagonalNormal
 
@@ -43,7 +44,7 @@ class ConditionalNormal(nn.Module):
         if outputs.dtype in (torch.float16, torch.bfloat16):
             outputs = outputs.float()
         mean, log_stddev = outputs.chunk(2, -1)
-        return mean, log_stddev.clamp(*LOG_STDDEV_RANGE)
+        return mean, squashed(log_stddev, *LOG_STDDEV_RANGE)
 
 
 @dataclass(frozen=True)

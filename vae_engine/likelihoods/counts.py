@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from vae_engine import densities
 from vae_engine.config import Column
 from vae_engine.likelihoods.family import Family
+from vae_engine.limits import straightened
 
 LOG_RATE_MAX = 20.0  # e^20 = 4.9e8: a first bad step overflows no exponential
 
@@ -25,13 +26,13 @@ class Poisson(Family):
         self, x: Float[Tensor, "rows cells"], outputs: Float[Tensor, "samples rows outputs"]
     ) -> Float[Tensor, "samples rows cells"]:
         """x log rate - rate - log x!."""
-        return densities.poisson(x, outputs.clamp(max=LOG_RATE_MAX))
+        return densities.poisson(x, straightened(outputs, LOG_RATE_MAX))
 
     def mean(
         self, outputs: Float[Tensor, "samples rows outputs"]
     ) -> Float[Tensor, "samples rows cells"]:
         """Return the rate."""
-        return outputs.clamp(max=LOG_RATE_MAX).exp()
+        return straightened(outputs, LOG_RATE_MAX).exp()
 
     def sample(
         self, outputs: Float[Tensor, "samples rows outputs"], generator: torch.Generator
@@ -66,7 +67,9 @@ class NegativeBinomial(Family):
         self, x: Float[Tensor, "rows cells"], outputs: Float[Tensor, "samples rows outputs"]
     ) -> Float[Tensor, "samples rows cells"]:
         """Log mass of each count; see `densities.negative_binomial`."""
-        return densities.negative_binomial(x, outputs.clamp(max=LOG_RATE_MAX), self.log_total)
+        return densities.negative_binomial(
+            x, straightened(outputs, LOG_RATE_MAX), self.log_total
+        )
 
     def mean(
         self, outputs: Float[Tensor, "samples rows outputs"]

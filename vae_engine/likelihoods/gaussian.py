@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vae_engine import densities
 from vae_engine.config import Column
 from vae_engine.likelihoods.family import Family, log_jacobian, logit, per_cell, unit_of
+from vae_engine.limits import straightened
 
 FLOOR = 0.01  # of the train spread (tables) or of the intensity range (pixels)
 LOG_SCALE_MAX = 10.0  # a first bad step overflows no exponential
@@ -157,7 +158,7 @@ class GaussianPerRow(Family):
     def _moments(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Location and log scale of each cell."""
         location, raw = outputs.chunk(2, -1)
-        return self.location(location), (FLOOR + raw.clamp(max=LOG_SCALE_MAX).exp()).log()
+        return self.location(location), (FLOOR + straightened(raw, LOG_SCALE_MAX).exp()).log()
 
     def log_prob(
         self, x: Float[Tensor, "rows cells"], outputs: Float[Tensor, "samples rows outputs"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from vae_engine import densities
 from vae_engine.config import Column
@@ -38,7 +39,9 @@ class DiscretizedLogistic(Family):
         """Log weights, means and log scales, each (samples, rows, components, cells), in levels."""
         parts = outputs.unflatten(-1, (3, self.components, self.cells))
         weights, means, log_scales = parts.unbind(-3)
-        levels = self.highest.log() + log_scales.clamp(min=LOG_SCALE_MIN)
+        levels = (
+            self.highest.log() + LOG_SCALE_MIN + functional.softplus(log_scales - LOG_SCALE_MIN)
+        )
         return weights.log_softmax(-2), means.sigmoid() * self.highest, levels
 
     def log_prob(
