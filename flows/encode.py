@@ -18,13 +18,6 @@ import torch
 
 from data.features import FORMAT, VERSION, latest_of, write_latest
 from data.preprocessing import Preprocessor
-<<<<<<< HEAD
-from data.publication import PartRecord, Staging, digest_of, locked, read_manifest
-from data.snapshot import Part, Snapshot, open_snapshot
-from flows import handoff, tracking
-from flows.handoff import Rows
-from flows.progress import advance
-=======
 from data.publication import (
     PartRecord,
     Staging,
@@ -34,8 +27,8 @@ from data.publication import (
     read_manifest,
 )
 from data.snapshot import Snapshot, open_snapshot
+from flows import tracking
 from flows.row_encoder import EncodedPart, RowEncoder
->>>>>>> dfa33c4 (wip)
 from flows.runs import Stage
 from flows.settings import Home
 from flows.spec import EncodingSection, Spec
@@ -62,44 +55,26 @@ def publish_features(
     encoding: EncodingSection, home: Home, snapshot: Snapshot, encoder: Mapping[str, Any]
 ) -> Stage:
     """Publish a snapshot under one model version; see `encode_dataset`."""
-    started = perf_counter()
-<<<<<<< HEAD
-    plan = {
-        "dataset": snapshot.name,
-        "fingerprint": snapshot.fingerprint,
-        "model_digest": encoder["digest"],
-        "encoding": encoding.model_dump(mode="json"),
-        "format_version": VERSION,
-        # What the numbers depend on beside the model: results differ in the last bits.
-        "numerics": {"torch": torch.__version__, "device": "cpu"},
-    }
-    publication = digest_of(plan)[:16]
-    final = (
-        home.features
-        / snapshot.name
-        / f"model_version=v{encoder['version']}"
-        / f"publication={publication}"
-    )
-    reused = (final / "manifest.json").exists()
-    if not reused:
-        _publish(encoding, snapshot, encoder, plan, Staging(home.features, publication), final)
-    _point(home, snapshot.name, encoder["version"], publication, champion=encoder["champion"])
+    stage = publish(encoding, home, snapshot, encoder)
     tracking.tag_version(
-        home, encoder["name"], encoder["version"], "latents.publication", publication
+        home, encoder["name"], encoder["version"], "latents.publication", stage.value["id"]
     )
-    manifest = read_manifest(final, format=FORMAT, version=VERSION)
-=======
-    snapshot = open_snapshot(Path(snapshot_path))
-    encoder = registration["encoder"]
-    work = Work.of(spec, home, snapshot, encoder)
+    return stage
+
+
+def publish(
+    encoding: EncodingSection, home: Home, snapshot: Snapshot, encoder: Mapping[str, Any]
+) -> Stage:
+    """Publish a snapshot under one model version, and tell nobody but the readers."""
+    started = perf_counter()
+    work = Work.of(encoding, home, snapshot, encoder)
     reused = work.published
     if not reused:
         with locked(work.staging.lock_path()):
             if not work.published:  # by a twin, while we waited
-                _publish(spec, work)
+                _publish(encoding, work)
     _point(home, snapshot.name, encoder["version"], work.id, champion=encoder["champion"])
     manifest = read_manifest(work.final, format=FORMAT, version=VERSION)
->>>>>>> dfa33c4 (wip)
     value = {
         "id": work.id,
         "path": str(work.final),
@@ -113,17 +88,6 @@ def publish_features(
     return Stage("encode", value, reused=reused, elapsed_s=perf_counter() - started)
 
 
-<<<<<<< HEAD
-def _publish(
-    encoding: EncodingSection,
-    snapshot: Snapshot,
-    encoder: Mapping[str, Any],
-    plan: Mapping[str, Any],
-    staging: Staging,
-    final: Path,
-) -> None:
-    folder = Path(encoder["folder"])
-=======
 def _how_to_read(home: Home, name: str, encoder: Mapping[str, Any]) -> str:
     pinned = "" if encoder["champion"] else f", model_version={encoder['version']}"
     return f"open_features({name!r}, home={str(home.root)!r}{pinned}).to_pandas()"
@@ -135,25 +99,30 @@ class Work:
 
     snapshot: Snapshot
     encoder: Mapping[str, Any]
-    plan: Mapping[str, Any]  # all that a part's features depend on, beside its rows
+    plan: Mapping[str, Any]
     staging: Staging
     final: Path
 
     @classmethod
     def of(
-        cls, spec: Spec, home: Home, snapshot: Snapshot, encoder: Mapping[str, Any]
+        cls,
+        encoding: EncodingSection,
+        home: Home,
+        snapshot: Snapshot,
+        encoder: Mapping[str, Any],
     ) -> "Work":
-        """Name the publication by its snapshot and its plan."""
+        """Plan a publication, and name it by its plan."""
         plan = {
             "dataset": snapshot.name,
+            "fingerprint": snapshot.fingerprint,
             "contract": snapshot.contract.digest,
             "model_digest": encoder["digest"],
-            "encoding": spec.encoding.model_dump(mode="json"),
+            "encoding": encoding.model_dump(mode="json"),
             "format_version": VERSION,
             # What the numbers depend on beside the model: results differ in the last bits.
             "numerics": {"torch": torch.__version__, "device": "cpu"},
         }
-        publication = digest_of({"fingerprint": snapshot.fingerprint, **plan})[:16]
+        publication = digest_of(plan)[:16]
         folder = home.features / snapshot.name / f"model_version=v{encoder['version']}"
         staging = Staging(home.features, publication)
         return cls(snapshot, encoder, plan, staging, folder / f"publication={publication}")
@@ -174,20 +143,24 @@ class Work:
         return [part["content"] for part in self.snapshot.manifest["parts"]]
 
     def kept(self) -> dict[str, tuple[Path, PartRecord]]:
-        """Parts of earlier publications with this plan, by the digest of their input."""
+        """Parts that other snapshots led to by the same plan, by the digest of their input."""
         found = {}
         for path in sorted(self.final.parent.glob("publication=*/manifest.json")):
             manifest = read_manifest(path.parent, format=FORMAT, version=VERSION)
-            if manifest.get("plan") == self.plan:
+            if _but_for_rows(manifest["plan"]) == _but_for_rows(self.plan):
                 records = [PartRecord(**part) for part in manifest["parts"]]
                 for content, record in zip(manifest["inputs"], records, strict=True):
                     found[content] = (path.parent, record)
         return found
 
 
-def _publish(spec: Spec, work: Work) -> None:
+def _but_for_rows(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """What the features of a row depend on beside the row."""
+    return {key: value for key, value in plan.items() if key != "fingerprint"}
+
+
+def _publish(encoding: EncodingSection, work: Work) -> None:
     folder, encoder = Path(work.encoder["folder"]), work.encoder
->>>>>>> dfa33c4 (wip)
     model = load_model(folder, digest=encoder["digest"])
     preprocessor = Preprocessor.from_json((folder / "preprocessor.json").read_text("utf-8"))
     footer = {
@@ -200,71 +173,10 @@ def _publish(spec: Spec, work: Work) -> None:
         "model_digest": encoder["digest"],
         "preprocessor_digest": preprocessor.digest,
     }
-<<<<<<< HEAD
-    parts: list[PartRecord] = []
-    counts: Counter[str] = Counter()
-    columns: list[str] = []
-    with locked(staging.lock_path()):
-        for number, part in enumerate(snapshot.parts):
-            table, seen = _features(
-                encoding, snapshot, part, preprocessor, model, encoder["version"]
-            )
-            counts.update(seen)
-            columns = table.column_names
-            parts.append(staging.write_part(number, table, footer))
-            advance("encode", number + 1, len(snapshot.parts), f"{part.rows:,} rows")
-        header = {
-            **footer,
-            "format_version": VERSION,
-            "model": {
-                "name": encoder["name"],
-                "version": encoder["version"],
-                "digest": encoder["digest"],
-            },
-            "plan": plan,
-            "columns": columns,
-            "latents": model.latents,
-            "counts": dict(sorted(counts.items())),
-        }
-        staging.commit(final, parts, header)
-
-
-def _features(
-    wanted: EncodingSection,
-    snapshot: Snapshot,
-    part: Part,
-    preprocessor: Preprocessor,
-    model: VAE,
-    version: int,
-) -> tuple[pa.Table, Mapping[str, int]]:
-    """The features of one part, row for row, and what the preprocessor had to count."""
-    table = snapshot.part_table(part)
-    encoded = preprocessor.transform(table)
-    x, keys = torch.from_numpy(encoded.x), handoff.row_keys(table[snapshot.key])
-    mean, stddev = encode(model, x, batch_rows=wanted.batch_rows)
-    if not (mean.isfinite().all() and stddev.isfinite().all()):
-        raise FloatingPointError(
-            f"{part.path.name}: the encoder gave values that are not finite"
-        )
-    samples = _draws(model, x, keys, wanted.samples) if "samples" in wanted.columns else None
-    bound = _bound(model, x, keys) if "elbo" in wanted.columns else None
-    features = features_table(
-        table,
-        snapshot.contract,
-        mean.numpy(),
-        stddev.numpy(),
-        layout=wanted.layout,
-        model_version=version,
-        samples=samples,
-        elbo_nats=bound,
-=======
     adopted = dict(_adopted(work))
     parts = adopted | dict(_there(work, footer, without=adopted))
     missing = [number for number in range(len(work.snapshot.parts)) if number not in parts]
-    rows = RowEncoder(
-        model, preprocessor, work.snapshot.contract, spec.encoding, encoder["version"]
->>>>>>> dfa33c4 (wip)
-    )
+    rows = RowEncoder(model, preprocessor, work.snapshot.contract, encoding, encoder["version"])
     parts |= _written(work.staging, rows.parts(work.snapshot, missing), footer)
     records = [parts[number] for number in sorted(parts)]
     metadata = [pq.read_schema(work.staging.path / record.path) for record in records]

@@ -26,8 +26,8 @@ from data.features import features_table, open_features
 from data.part_rows import part_rows
 from data.preprocessing import fit_preprocessor
 from data.publication import Staging
-from data.snapshot import Snapshot, ingest
-from flows.encode import encode_dataset
+from data.snapshot import Snapshot, ingest, open_snapshot
+from flows.encode import publish
 from flows.row_encoder import cores
 from flows.settings import Home
 from flows.spec import load_spec
@@ -163,7 +163,7 @@ def whole(folder: Path, snapshot_path: str) -> None:
         "folder": str(folder / "model"),
     }
     started, core_started = perf_counter(), process_time()
-    encode_dataset(spec, home, snapshot_path, {"encoder": encoder})
+    publish(spec.encoding, home, open_snapshot(Path(snapshot_path)), encoder)
     elapsed_s, core_s = perf_counter() - started, process_time() - core_started
     say(f"{elapsed_s} {core_s} {_peak_kb()}")
 

@@ -17,7 +17,7 @@ from data.preprocessing import fit_preprocessor
 from data.publication import FormatError, Staging
 from data.snapshot import Snapshot, ingest, open_snapshot
 from flows import handoff, row_encoder
-from flows.encode import encode_dataset
+from flows.encode import publish
 from flows.row_encoder import in_order
 from flows.settings import Home
 from flows.spec import load_spec
@@ -66,8 +66,8 @@ def encoder_of(folder: Path, snapshot: Snapshot, version: int = 1) -> dict[str, 
 def encoded(
     home: Home, snapshot: Snapshot, encoder: Mapping[str, Any], *overrides: str
 ) -> Mapping[str, Any]:
-    spec = load_spec("mnist", overrides)
-    return encode_dataset(spec, home, str(snapshot.path), {"encoder": encoder}).value
+    wanted = load_spec("mnist", overrides).encoding
+    return publish(wanted, home, snapshot, encoder).value
 
 
 @pytest.fixture
