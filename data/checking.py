@@ -17,24 +17,30 @@ import pyarrow.compute as pc
 from data.cells import is_number, matrix, numbers
 from data.conform import MisfitError, conform_column, conform_indices
 from data.contract import ROW_ID, ColumnContract, Contract, hint
+from data.duplicates import Duplicates
+from data.policies import rounded_decimals, treated
 from data.splits import hash_keys
 
 SHOWN_ROWS = 5
 EXACT_IN_FLOAT32 = 2**24
+EXACT_IN_FLOAT64 = 2**53
 
 WAYS_OUT = {
     "null": "fill them, or set nulls = 'allow'",
-    "infinite": "make them null or finite",
-    "below_min": "correct them, or lower min",
-    "above_max": "correct them, or raise max",
+    "all_null": "every cell is null; nothing can be learned from it, set kind = 'ignore'",
+    "infinite": "make them null or finite, or set infinite = 'null'",
+    "below_min": "correct them, lower min, or set outside = 'clip'",
+    "above_max": "correct them, raise max, or set outside = 'clip'",
     "not_positive": "correct them, or set kind = 'continuous'",
     "negative": "correct them, or set kind = 'continuous'",
     "fraction": "correct them, or set kind = 'continuous'",
     "too_large": "scale them down, or set kind = 'continuous' or 'positive'",
+    "inexact": "a double holds integers up to 2**53; set kind = 'ignore', or give them as text",
     "unknown_category": "correct them, add them to categories, or raise max_unknown",
     "bad_places": "give each row as many indices as counts, all within length",
     "null_key": "give every row a key",
     "duplicate_key": "make keys unique, or leave key out to number the rows",
+    "extra_column": "add it to the contract, or set extra = 'ignore'",
 }
 
 
@@ -88,8 +94,9 @@ class Checker:
         self.extra: list[str] = []
         self._found: dict[tuple[str, str], Tally] = {}
         self._nulls: Counter[str] = Counter()
+        self._treated: Counter[str] = Counter()
         self._misfits: dict[str, Breach] = {}
-        self._hashes: list[npt.NDArray[np.uint64]] = []
+        self._keys = Duplicates()
 
     def add(self, table: pa.Table | pa.RecordBatch) -> pa.Table:
         """Check the next rows; return them as the contract stores them.
@@ -127,11 +134,30 @@ class Checker:
         codes = list(WAYS_OUT)
         found.sort(key=lambda breach: codes.index(breach.code))
         found = sorted([*self._misfits.values(), *found], key=lambda b: order.index(b.column))
-        return found + self._duplicates()
+        return found + self._duplicates() + self._extras()
+
+    def all_null(self) -> list[Breach]:
+        """List the encoded columns of which no cell was observed: useless to train on."""
+        return [
+            Breach(
+                column=column.name,
+                code="all_null",
+                count=self.rows,
+                rows=(),
+                advice=WAYS_OUT["all_null"],
+            )
+            for column in self.contract.encoded
+            if self.rows and self._nulls[column.name] == self.rows
+        ]
 
     def tolerated(self) -> dict[str, int]:
-        """Count what a policy lets pass, as "<column>.null" and "<column>.unknown"."""
-        counts = {f"{column}.null": count for column, count in self._nulls.items()}
+        """Count what a policy lets pass, as "<column>.<policy>".
+
+        `null`, `unknown` (a category), `infinite` (taken for null), `clipped`, `rounded`
+        (decimals that a double does not hold).
+        """
+        counts = {f"{column}.null": count for column, count in self._nulls.items() if count}
+        counts |= self._treated
         for (column, code), tally in self._found.items():
             if self._is_tolerable(column, code, tally):
                 counts[f"{column}.unknown"] = tally.count
@@ -147,7 +173,12 @@ class Checker:
         try:
             if missing:
                 raise MisfitError(f"missing; {hint(missing[0], table.column_names)}")
-            cells = {column.name: conform_column(table[column.name], column)}
+            conformed, counts = treated(conform_column(table[column.name], column), column)
+            counts["rounded"] = rounded_decimals(table[column.name], conformed.type)
+            self._treated.update(
+                {f"{column.name}.{code}": n for code, n in counts.items() if n}
+            )
+            cells = {column.name: conformed}
             if column.indices is not None:
                 cells[column.indices] = conform_indices(table[column.indices])
         except MisfitError as error:
@@ -167,11 +198,12 @@ class Checker:
         cells = kept[column.name]
         if column.kind == "key":
             self._note(column.name, "null_key", pc.is_null(cells), names)
-            self._hashes.append(hash_keys(cells.drop_null()))
+            valid = np.flatnonzero(cells.is_valid())
+            self._keys.add(hash_keys(cells.drop_null()), self.rows + valid)
             return
         if cells.null_count and column.nulls == "allow":
             self._nulls[column.name] += cells.null_count
-        elif cells.null_count and column.kind not in ("label", "carry", "timestamp"):
+        elif cells.null_count and column.is_encoded:
             self._note(column.name, "null", pc.is_null(cells), names)
         if column.categories is not None and not column.other:
             known = pc.is_in(cells, value_set=pa.array(column.categories, cells.type))
@@ -214,10 +246,10 @@ class Checker:
         return range(self.rows, self.rows + len(table))
 
     def _duplicates(self) -> list[Breach]:
-        hashes = np.concatenate(self._hashes) if self._hashes else np.empty(0, np.uint64)
-        order = np.argsort(hashes, kind="stable")
-        again = np.sort(order[1:][hashes[order[1:]] == hashes[order[:-1]]])
-        if not len(again) or self.contract.key is None:
+        if self.contract.key is None:
+            return []
+        again = self._keys.rows()
+        if not len(again):
             return []
         return [
             Breach(
@@ -227,6 +259,21 @@ class Checker:
                 rows=tuple(f"number {row}" for row in again[:SHOWN_ROWS]),
                 advice=WAYS_OUT["duplicate_key"],
             )
+        ]
+
+    def _extras(self) -> list[Breach]:
+        if self.contract.extra != "refuse":
+            return []
+        advice = WAYS_OUT["extra_column"]
+        return [
+            Breach(
+                column=name,
+                code="extra_column",
+                count=self.rows,
+                rows=(),
+                advice=f"not in the contract; {advice}",
+            )
+            for name in self.extra
         ]
 
 
@@ -285,7 +332,18 @@ def _bad_numbers(
         codes["negative"] = values < 0
         codes["too_large"] = (values > EXACT_IN_FLOAT32) & np.isfinite(values)
         codes["fraction"] = np.isfinite(values) & (values != np.floor(values))
+    if is_scalar and column.is_encoded and pa.types.is_integer(cells.type):
+        codes["inexact"] = _inexact(cells)[:, None]
     return [(code, mask.any(1)) for code, mask in codes.items()]
+
+
+def _inexact(cells: pa.Array) -> npt.NDArray[np.bool_]:
+    if cells.type.bit_width < 64:
+        return np.zeros(len(cells), np.bool_)
+    beyond = pc.greater(cells, pa.scalar(EXACT_IN_FLOAT64, cells.type))
+    if pa.types.is_signed_integer(cells.type):
+        beyond = pc.or_(beyond, pc.less(cells, pa.scalar(-EXACT_IN_FLOAT64, cells.type)))
+    return pc.fill_null(beyond, pa.scalar(value=False)).to_numpy(zero_copy_only=False)
 
 
 def _bad_places(counts: pa.Array, places: pa.Array, length: int) -> npt.NDArray[np.bool_]:

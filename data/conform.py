@@ -49,7 +49,7 @@ def _cast(plain: pa.Array, column: ColumnContract, target: pa.DataType) -> pa.Ar
     if column.length is not None or column.kind == "pixels":
         return _cast_entries(plain, column, target)
     if target == TIMESTAMP and (pa.types.is_timestamp(source) or pa.types.is_date(source)):
-        return _in_utc(plain)
+        return _in_utc(plain, column.timezone)
     if _family(source) != _family(target):
         raise MisfitError(_misfit(source, target, ""))
     return _without_nan(plain.cast(target))
@@ -60,6 +60,8 @@ def _cast_entries(plain: pa.Array, column: ColumnContract, target: pa.DataType) 
     if column.indices is not None:
         return plain.cast(target)
     entry, length = arrow_type(column.dtype), column.entries
+    if column.kind == "pixels" and _has_fractions(source) != pa.types.is_floating(entry):
+        raise MisfitError(_misfit(source, target, "(is full intensity 1 or 255?)"))
     if pa.types.is_binary(source):  # what pandas makes of bytes
         plain = plain.cast(pa.binary(length))
         source = plain.type
@@ -95,10 +97,15 @@ def _without_nan(cells: pa.Array) -> pa.Array:
     return pc.if_else(pc.is_nan(cells), pa.scalar(None, cells.type), cells)
 
 
-def _in_utc(times: pa.Array) -> pa.Array:
+def _in_utc(times: pa.Array, timezone: str) -> pa.Array:
+    """A wall clock that a change to winter time shows twice is a misfit, and so is none."""
     if pa.types.is_date(times.type) or times.type.tz is None:
-        times = pc.assume_timezone(times.cast(pa.timestamp("us"), safe=False), "UTC")
+        times = pc.assume_timezone(times.cast(pa.timestamp("us"), safe=False), timezone)
     return times.cast(TIMESTAMP, safe=False)  # nanoseconds are cut off
+
+
+def _has_fractions(kind: pa.DataType) -> bool:
+    return is_list(kind) and bool(pa.types.is_floating(kind.value_type))
 
 
 def _family(kind: pa.DataType) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Self
+from zoneinfo import available_timezones
 
 import pyarrow as pa
 
@@ -31,6 +32,14 @@ ENCODED_KINDS = (
 CARRIED_KINDS = ("key", "label", "carry", "timestamp")
 KINDS = (*ENCODED_KINDS, *CARRIED_KINDS, "ignore")
 
+CHOICES = {
+    "nulls": ("allow", "refuse"),
+    "infinite": ("refuse", "null"),
+    "outside": ("refuse", "clip"),
+    "scaling": ("standard", "quantile"),
+}
+CYCLES = ("day", "week", "year")
+
 OTHER = "(other)"  # the category that rare values share
 ROW_ID = "row_id"  # the key of a table that has none: file name and position
 TIMESTAMP = pa.timestamp("us", tz="UTC")
@@ -49,6 +58,15 @@ class UnknownNameError(KeyError):
         return str(self.args[0])  # a KeyError's own text is quoted
 
 
+@dataclass(frozen=True)
+class CsvDialect:
+    """How a text table is written."""
+
+    encoding: str = "utf-8"
+    delimiter: str = ","
+    decimal: str = "."
+
+
 @dataclass(frozen=True, kw_only=True)
 class ColumnContract:
     """One column of the raw table.
@@ -57,12 +75,17 @@ class ColumnContract:
     the type of one entry. `min` and `max` bound a cell (`None` = open); for pixels `max` is
     full intensity. `length` is the number of entries of a vector, or of a wide count whose
     non-zero places are listed in the column `indices`.
+
+    A time is stored in UTC; one that names no zone is read as the wall clock of `timezone`.
+    It is encoded only where `cycles` says how: as the place in the day, week or year.
     """
 
     name: str
     kind: str
     dtype: str
     nulls: str = "refuse"  # or "allow"
+    infinite: str = "refuse"  # or "null": an infinite cell is one that was not observed
+    outside: str = "refuse"  # or "clip": a cell below min or above max is moved there
     min: float | None = None
     max: float | None = None
     categories: tuple[Scalar, ...] | None = None
@@ -73,15 +96,22 @@ class ColumnContract:
     channels: int | None = None
     length: int | None = None
     indices: str | None = None
+    scaling: str = "standard"  # or "quantile": as a normal, by the train rows' quantiles
+    timezone: str = "UTC"
+    cycles: tuple[str, ...] = ()
     why: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise SpecError(f"column {self.name!r}: {near_miss('kind', self.kind, KINDS)}")
-        if self.nulls not in ("allow", "refuse"):
-            raise SpecError(
-                f"column {self.name!r}: nulls must be 'allow' or 'refuse', not {self.nulls!r}"
-            )
+        for setting, allowed in CHOICES.items():
+            chosen = getattr(self, setting)
+            if chosen not in allowed:
+                raise SpecError(
+                    f"column {self.name!r}: {setting} must be "
+                    f"{' or '.join(map(repr, allowed))}, not {chosen!r}"
+                )
+        self._check_cycles()
         if self.kind in ("binary", "categorical", "ordinal") and not self.categories:
             raise SpecError(
                 f"column {self.name!r} is {self.kind} and needs its categories, "
@@ -92,9 +122,29 @@ class ColumnContract:
         if self.kind == "vector" and self.length is None:
             raise SpecError(f"column {self.name!r}: a vector needs its length")
 
+    def _check_cycles(self) -> None:
+        for cycle in self.cycles:
+            if cycle not in CYCLES:
+                raise SpecError(f"column {self.name!r}: {near_miss('cycle', cycle, CYCLES)}")
+        if self.cycles and self.kind not in ("timestamp", "carry"):
+            raise SpecError(
+                f"column {self.name!r} is {self.kind}; cycles are of a time, "
+                f"whose kind is 'timestamp' or 'carry'"
+            )
+        if self.timezone != "UTC" and self.timezone not in available_timezones():
+            zones = near_miss("timezone", self.timezone, sorted(available_timezones()))
+            raise SpecError(f"column {self.name!r}: {zones}")
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether the model sees it."""
+        return self.kind in ENCODED_KINDS or bool(self.cycles)
+
     @property
     def entries(self) -> int:
         """The number of entries of the model's input that one cell fills."""
+        if self.cycles:
+            return 2 * len(self.cycles)
         if self.kind == "pixels":
             return (self.height or 0) * (self.width or 0) * (self.channels or 0)
         return self.length or 1
@@ -135,13 +185,24 @@ class ColumnContract:
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:
-    """The columns of a raw table, in order."""
+    """The columns of a raw table, in order.
+
+    `extra` is what happens to columns that it does not know. `csv` is the dialect of the file
+    it was made from; like the reasons, it is no part of what identifies the contract.
+    """
 
     name: str
     columns: tuple[ColumnContract, ...]
     version: int = 1
+    extra: str = "ignore"  # or "refuse"
+    csv: CsvDialect | None = None
 
     def __post_init__(self) -> None:
+        if self.extra not in ("ignore", "refuse"):
+            raise SpecError(
+                f"contract {self.name!r}: extra must be 'ignore' or 'refuse', "
+                f"not {self.extra!r}"
+            )
         for kind in ("key", "label", "timestamp"):
             names = [column.name for column in self.columns if column.kind == kind]
             if len(names) > 1:
@@ -159,7 +220,7 @@ class Contract:
     @cached_property
     def encoded(self) -> tuple[ColumnContract, ...]:
         """The columns that go into the model's input, in order."""
-        return tuple(column for column in self.columns if column.kind in ENCODED_KINDS)
+        return tuple(column for column in self.columns if column.is_encoded)
 
     @cached_property
     def kept(self) -> tuple[ColumnContract, ...]:
@@ -195,7 +256,14 @@ class Contract:
     def digest(self) -> str:
         """What identifies the contract: everything but the reasons."""
         columns = [{**asdict(column), "why": ""} for column in self.columns]
-        return digest_of({"name": self.name, "version": self.version, "columns": columns})
+        return digest_of(
+            {
+                "name": self.name,
+                "version": self.version,
+                "extra": self.extra,
+                "columns": columns,
+            }
+        )
 
     def __getitem__(self, name: str) -> ColumnContract:
         """Return the column `name`."""
@@ -209,7 +277,7 @@ class Contract:
     def to_json(self) -> str:
         """Write the contract for people and for `from_json`."""
         columns = [
-            {key: value for key, value in asdict(column).items() if value not in (None, "")}
+            {key: value for key, value in asdict(column).items() if value not in (None, "", ())}
             for column in self.columns
         ]
         document = {
@@ -217,6 +285,8 @@ class Contract:
             "format_version": VERSION,
             "name": self.name,
             "version": self.version,
+            "extra": self.extra,
+            "csv": None if self.csv is None else asdict(self.csv),
             "columns": columns,
         }
         return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
@@ -233,6 +303,8 @@ class Contract:
         return cls(
             name=document["name"],
             version=document["version"],
+            extra=document.get("extra", "ignore"),
+            csv=CsvDialect(**document["csv"]) if document.get("csv") else None,
             columns=tuple(_column(entry) for entry in document["columns"]),
         )
 
@@ -275,7 +347,7 @@ def refuse_unknown(settings: Mapping[str, Any], known: Iterable[str], *, where: 
 
 
 def _column(entry: Mapping[str, Any]) -> ColumnContract:
-    categories = entry.get("categories")
-    return ColumnContract(
-        **{**entry, "categories": None if categories is None else tuple(categories)}
-    )
+    read: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()
+    }
+    return ColumnContract(**read)

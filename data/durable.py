@@ -8,7 +8,9 @@ once, by a hard link or by a rename that refuses to replace.
 import ctypes
 import errno
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +38,18 @@ def temporary_in(folder: Path) -> Iterator[Path]:
         yield Path(name)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def folder_of(owner: object) -> Path:
+    """Return a new temporary folder that is removed when `owner` goes."""
+    folder = Path(tempfile.mkdtemp(prefix="latents-"))
+    weakref.finalize(owner, _remove, folder, os.getpid())
+    return folder
+
+
+def _remove(folder: Path, process: int) -> None:
+    if os.getpid() == process:  # a fork has a copy of the owner, and no right to its folder
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_durably(path: Path, content: bytes) -> None:

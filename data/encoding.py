@@ -4,6 +4,10 @@
 
 Categories and levels are one entry that holds their code, exact in float32; a count is itself;
 a pixel is its raw intensity. NaN says "not observed": a null, or a category never seen.
+
+A column of `scaling = "quantile"` goes through its knots instead (`data.quantiles`), and a time
+with `cycles` is a vector of places on circles (`data.cycles`): their shift is 0 and their scale
+1, so a density of theirs is one of what the model reads.
 """
 
 from collections.abc import Mapping
@@ -17,6 +21,8 @@ import pyarrow.compute as pc
 
 from data.cells import column_of, matrix, numbers, rounded
 from data.contract import OTHER, ColumnContract, Scalar, arrow_type
+from data.cycles import places_of, times_at
+from data.quantiles import scores_of, values_at
 
 CODED_KINDS = ("binary", "categorical", "ordinal")
 SCALED_KINDS = ("continuous", "positive", "vector")
@@ -49,6 +55,10 @@ class EncodedColumn:
     length: int | None = None
     mean: tuple[float, ...] = ()
     constant: bool = False  # no entry varies among the train rows
+    knot_values: tuple[float, ...] = ()
+    knot_scores: tuple[float, ...] = ()
+    cycles: tuple[str, ...] = ()
+    timezone: str = "UTC"
 
     @property
     def stored_type(self) -> pa.DataType:
@@ -67,12 +77,15 @@ class EncodedColumn:
 
 
 def unfitted(column: ColumnContract, start: int) -> EncodedColumn:
-    """Return the encoding that changes no number: what a fit looks at."""
+    """Return the encoding that changes no number: what a fit looks at.
+
+    Places on circles are a vector, whatever kind the time is of in the contract.
+    """
     labels = column.categories or ()
     coded = column.kind in CODED_KINDS
     return EncodedColumn(
         name=column.name,
-        kind=column.kind,
+        kind="vector" if column.cycles else column.kind,
         dtype=column.dtype,
         start=start,
         width=column.entries,
@@ -83,6 +96,8 @@ def unfitted(column: ColumnContract, start: int) -> EncodedColumn:
         image=_image(column),
         indices=column.indices,
         length=column.length,
+        cycles=column.cycles,
+        timezone=column.timezone,
     )
 
 
@@ -95,13 +110,9 @@ def encode(column: EncodedColumn, table: Mapping[str, pa.Array]) -> npt.NDArray[
         return _codes(column, cells)[:, None]
     if column.indices is not None:
         return _dense(cells, table[column.indices], column.width)
-    if column.kind == "pixels" or column.length is not None:
-        values = matrix(cells).astype(np.float64)
-        values[cells.is_null().to_numpy(zero_copy_only=False)] = np.nan
-    else:
-        values = numbers(cells)[:, None]
-    if column.log:
-        values = np.log(values)
+    values = _numbers(column, cells)
+    if column.knot_values:
+        return scores_of(values, (column.knot_values, column.knot_scores))
     if column.kind not in SCALED_KINDS:
         return values
     return (values - _entries(column.shifts, column.shift)) / _entries(
@@ -109,9 +120,22 @@ def encode(column: EncodedColumn, table: Mapping[str, pa.Array]) -> npt.NDArray[
     )
 
 
+def _numbers(column: EncodedColumn, cells: pa.Array) -> npt.NDArray[np.float64]:
+    if column.cycles:
+        return places_of(cells, column.cycles, column.timezone)
+    if column.kind != "pixels" and column.length is None:
+        values = numbers(cells)[:, None]
+        return np.log(values) if column.log else values
+    values = matrix(cells).astype(np.float64)
+    values[cells.is_null().to_numpy(zero_copy_only=False)] = np.nan
+    return values
+
+
 def decode(column: EncodedColumn, entries: npt.NDArray[Any]) -> dict[str, pa.Array]:
     """Return the cells, by column name, that `encode` reads as `entries` (rows × width)."""
     kind = column.stored_type
+    if column.cycles:
+        return {column.name: times_at(entries.astype(float), column.cycles, column.timezone)}
     if column.kind in CODED_KINDS:
         return {column.name: _labels(column, entries[:, 0])}
     if column.indices is not None:
@@ -121,7 +145,9 @@ def decode(column: EncodedColumn, entries: npt.NDArray[Any]) -> dict[str, pa.Arr
         _entries(column.shifts, column.shift),
     )
     values = entries.astype(np.float64)
-    if column.kind in SCALED_KINDS:
+    if column.knot_values:
+        values = values_at(values, (column.knot_values, column.knot_scores))
+    elif column.kind in SCALED_KINDS:
         values = shifts + scales * values
     if column.log:
         values = np.exp(values)

@@ -1,30 +1,33 @@
-"""One reader per file format: a schema, rows in file order, and clear errors.
+"""What a reader of one file is, and the readers of Arrow's own formats.
 
-Text formats have no types of their own. Theirs are found by reading the whole file once and
-widening where a later row asks for it (integer, then float, then text), so that what a column
-is does not depend on where the first odd value stands.
+A reader has a schema and gives its rows in file order, any number of times. Its errors name
+the file and what to do, and show no values. The other formats are in `data.delimited` (CSV),
+`data.arrays` (NumPy, IDX), `data.pictures` and `data.annotated` (.h5ad); `data.files` knows
+which file is which.
 """
 
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
 from data.cells import rows_within
-from data.publication import file_digest
+from data.contract import CsvDialect, SpecError
 
 READ_BYTES = 16 << 20
 READ_ROWS = 65_536
-WIDER = {"null": "int64", "int64": "double"}  # anything else widens to string
+STREAM_BYTES = 1 << 20
+
+FREE_BYTES = 4 << 30  # a table of this size is never taken for a bomb
+MAX_EXPANSION = 1000  # times the size of the file
 
 
 class SourceError(ValueError):
@@ -32,36 +35,51 @@ class SourceError(ValueError):
 
 
 @dataclass(frozen=True)
-class Reader:
-    """One file, or one table in memory, that can be read any number of times."""
+class Reading:
+    """How a source is to be read, as far as that is known; the rest is detected.
 
-    name: str
+    `csv` has settings of a person (`encoding`, `delimiter`, `decimal`). `frozen` is the
+    dialect that the contract was made with: a file that is plainly of another is refused.
+    `types` maps columns of text formats to Arrow types that are known already.
+    """
+
+    csv: Mapping[str, str] = field(default_factory=dict)
+    frozen: CsvDialect | None = None
+    types: Mapping[str, str] = field(default_factory=dict)
+
+
+class Opened(NamedTuple):
+    """What a file turned out to hold."""
+
     schema: pa.Schema
     read: Callable[[], Iterator[pa.RecordBatch]]
+    csv: CsvDialect | None = None
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One file, or one table in memory, that can be read any number of times.
+
+    It is opened when its schema or rows are asked for: its digest may be all that is needed.
+    """
+
+    name: str
+    open: Callable[[], Opened]
     digest: Callable[[], str]
 
+    @cached_property
+    def opened(self) -> Opened:
+        """What the file turned out to hold."""
+        return self.open()
 
-def open_file(path: Path) -> Reader:
-    """Open a file by its suffix.
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns."""
+        return self.opened.schema
 
-    Raises:
-        SourceError: the suffix is unknown, or the file cannot be read as what it says it is.
-    """
-    opener = OPENERS.get(path.suffix.lower())
-    if opener is None:
-        raise SourceError(
-            f"{path} is of no known format; known suffixes: {', '.join(sorted(OPENERS))}"
-        )
-    if path.stat().st_size == 0:
-        raise SourceError(f"{path} is empty (0 bytes); write it again")
-    with as_source_error(path):
-        schema, read = opener(path)
-
-    def guarded() -> Iterator[pa.RecordBatch]:
-        with as_source_error(path):
-            yield from read()
-
-    return Reader(path.name, schema, guarded, lambda: file_digest(path))
+    def read(self) -> Iterator[pa.RecordBatch]:
+        """Yield all rows in order."""
+        return self.opened.read()
 
 
 @contextmanager
@@ -69,7 +87,7 @@ def as_source_error(path: Path) -> Iterator[None]:
     """Turn a reader's complaint into one that names the file and shows no values."""
     try:
         yield
-    except SourceError:
+    except (SourceError, SpecError):
         raise
     except (pa.ArrowException, OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise SourceError(
@@ -78,39 +96,70 @@ def as_source_error(path: Path) -> Iterator[None]:
         ) from None
 
 
-Opened = tuple[pa.Schema, Callable[[], Iterator[pa.RecordBatch]]]
+def refuse_bomb(path: Path, rows: int, row_bytes: int) -> None:
+    """Refuse a small file that says it holds a giant table, before a byte is unpacked.
+
+    Raises:
+        SourceError: more than `FREE_BYTES`, and more than `MAX_EXPANSION` times the file.
+    """
+    expanded, size = rows * row_bytes, path.stat().st_size
+    if expanded > max(FREE_BYTES, MAX_EXPANSION * size):
+        raise SourceError(
+            f"{path} has {size:,} bytes and would unpack to {expanded:,} "
+            f"({rows:,} rows of {row_bytes:,} bytes); if it is not a decompression bomb, "
+            f"write it with less compression, or in several files"
+        )
 
 
-def _open_parquet(path: Path) -> Opened:
+def open_parquet(path: Path) -> Opened:
+    """Open a Parquet file."""
     with pq.ParquetFile(path) as file:
-        schema = file.schema_arrow
-
+        schema, groups = file.schema_arrow, file.num_row_groups
+        whole = file.metadata
+        unpacked = sum(whole.row_group(i).total_byte_size for i in range(groups))
+    refuse_bomb(path, max(whole.num_rows, 1), unpacked // max(whole.num_rows, 1))
+    refuse_bomb(path, whole.num_rows, fixed_row_bytes(schema))
     rows = min(READ_ROWS, rows_within(schema, READ_BYTES))
 
     def read() -> Iterator[pa.RecordBatch]:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            yield from file.iter_batches(batch_size=rows)
+        options = {"page_checksum_verification": True, "buffer_size": STREAM_BYTES}
+        with pq.ParquetFile(path, **options) as file:
+            for group in range(groups):  # all at once, pyarrow 25 keeps what it has read
+                yield from file.iter_batches(batch_size=rows, row_groups=[group])
 
-    return schema, read
+    return Opened(schema, read)
 
 
-def _open_arrow(path: Path) -> Opened:
+def fixed_row_bytes(schema: pa.Schema) -> int:
+    """How much a row takes at least: what lists and text hold is not in the schema."""
+    return sum(map(_fixed_bytes, schema.types))
+
+
+def _fixed_bytes(kind: pa.DataType) -> int:
+    if pa.types.is_fixed_size_list(kind):
+        return int(kind.list_size) * _fixed_bytes(kind.value_type)
+    if pa.types.is_struct(kind):
+        return sum(_fixed_bytes(kind.field(i).type) for i in range(kind.num_fields))
+    try:
+        return max(1, int(kind.bit_width) // 8)
+    except ValueError:
+        return 1
+
+
+def open_arrow(path: Path) -> Opened:
+    """Open an Arrow IPC file or stream (Feather is one)."""
+
     def read() -> Iterator[pa.RecordBatch]:
         with pa.memory_map(str(path)) as source:
-            yield from _arrow_batches(source)
+            yield from arrow_batches(source)
 
     with pa.memory_map(str(path)) as source:
         schema = _arrow_reader(source).schema
-    return schema, read
+    return Opened(schema, read)
 
 
-def _arrow_reader(source: Any) -> Any:
-    if source.read_at(6, 0) == b"ARROW1":
-        return pa.ipc.open_file(source)
-    return pa.ipc.open_stream(source)
-
-
-def _arrow_batches(source: Any) -> Iterator[pa.RecordBatch]:
+def arrow_batches(source: Any) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of an open Arrow file or stream, each checked."""
     reader = _arrow_reader(source)
     if isinstance(reader, pa.ipc.RecordBatchFileReader):
         batches = map(reader.get_batch, range(reader.num_record_batches))
@@ -121,53 +170,16 @@ def _arrow_batches(source: Any) -> Iterator[pa.RecordBatch]:
         yield batch
 
 
-def _open_csv(path: Path) -> Opened:
-    with path.open("rb") as file:
-        first_line = file.readline()
-    parse = pa.csv.ParseOptions(delimiter=_delimiter(first_line), newlines_in_values=True)
-    types: dict[str, pa.DataType] = {}
-
-    def reader() -> Any:
-        return pa.csv.open_csv(
-            path,
-            read_options=pa.csv.ReadOptions(block_size=READ_BYTES),
-            parse_options=parse,
-            convert_options=pa.csv.ConvertOptions(
-                column_types=types, strings_can_be_null=True, quoted_strings_can_be_null=False
-            ),
-        )
-
-    while (column := _first_misfit(reader, types)) is not None:
-        types[column] = pa.type_for_alias(WIDER.get(str(types[column]), "string"))
-    with reader() as opened:
-        schema = opened.schema
-    for field in schema:
-        if pa.types.is_binary(field.type):
-            raise SourceError(f"{path}: column {field.name!r} is not UTF-8; convert the file")
-    return schema, lambda: iter(reader())
+def _arrow_reader(source: Any) -> Any:
+    is_file = source.read(6) == b"ARROW1"
+    source.seek(0)
+    if is_file:
+        return pa.ipc.open_file(source)
+    return pa.ipc.open_stream(source)
 
 
-def _first_misfit(reader: Callable[[], Any], types: dict[str, pa.DataType]) -> str | None:
-    """Read the whole file; return the column whose type does not fit, if there is one."""
-    with reader() as opened:
-        types.update(zip(opened.schema.names, opened.schema.types, strict=True))
-        try:
-            for _ in opened:
-                pass
-        except pa.ArrowInvalid as error:
-            found = re.search(r"In CSV column #(\d+).*conversion error", str(error))
-            if found is None:
-                raise
-            return str(opened.schema.names[int(found[1])])
-    return None
-
-
-def _delimiter(header: bytes) -> str:
-    text = header.decode("utf-8", "replace")
-    return max(",;\t|", key=lambda candidate: (text.count(candidate), candidate == ","))
-
-
-def _open_json_lines(path: Path) -> Opened:
+def open_json_lines(path: Path) -> Opened:
+    """Open JSON Lines; a column's type is what holds the cells of all lines."""
     schema: pa.Schema = None
     for block in _line_blocks(path):
         found = pa.json.read_json(pa.BufferReader(block)).schema
@@ -181,7 +193,7 @@ def _open_json_lines(path: Path) -> Opened:
             table = pa.json.read_json(pa.BufferReader(block), parse_options=options)
             yield from table.to_batches(max_chunksize=READ_ROWS)
 
-    return schema, read
+    return Opened(schema, read)
 
 
 def _unified(one: pa.Schema, other: pa.Schema) -> pa.Schema:
@@ -196,76 +208,7 @@ def _line_blocks(path: Path) -> Iterator[bytes]:
                 yield block
 
 
-def _open_npy(path: Path) -> Opened:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if array.dtype.names:
-        return _columns({name: array[name] for name in array.dtype.names}, path)
-    return _columns({"image" if _is_image(array) else "x": array}, path)
-
-
-def _open_npz(path: Path) -> Opened:
-    with np.load(path, allow_pickle=False) as archive:
-        return _columns({name: archive[name] for name in archive.files}, path)
-
-
-def _columns(arrays: dict[str, np.ndarray], path: Path) -> Opened:
-    lengths = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
-    if len(set(lengths.values())) != 1:
-        raise SourceError(f"{path} holds arrays of different lengths {lengths}; one row each")
-
-    def batch(start: int, stop: int) -> pa.RecordBatch:
-        cells = {name: _cells(array[start:stop]) for name, array in arrays.items()}
-        schema = pa.schema(
-            pa.field(name, column.type, metadata=_shape_metadata(arrays[name]))
-            for name, column in cells.items()
-        )
-        return pa.record_batch(list(cells.values()), schema=schema)
-
-    total, schema = next(iter(lengths.values())), batch(0, 0).schema
-    rows = min(READ_ROWS, rows_within(schema, READ_BYTES))
-
-    def read() -> Iterator[pa.RecordBatch]:
-        for start in range(0, total, rows):
-            yield batch(start, min(start + rows, total))
-
-    return schema, read
-
-
-def _cells(array: np.ndarray) -> pa.Array:
-    """One Arrow cell per row: a scalar, the bytes of an image, or a list of fixed length."""
-    if array.ndim == 1:
-        return pa.array(array)
-    flat = np.ascontiguousarray(array).reshape(len(array), int(np.prod(array.shape[1:])))
-    if flat.dtype == np.bool_:
-        flat = flat.view(np.uint8)
-    if flat.dtype == np.uint8:
-        kind = pa.binary(flat.shape[1])
-        return pa.Array.from_buffers(kind, len(flat), [None, pa.py_buffer(flat)])
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
-
-
-def _is_image(array: np.ndarray) -> bool:
-    return array.ndim in (3, 4)
-
-
-def _shape_metadata(array: np.ndarray) -> dict[str, str] | None:
-    return {"image_shape": str(list(array.shape[1:]))} if _is_image(array) else None
-
-
 def _without_values(error: Exception) -> str:
     """The first line of a message, without the cells that Arrow quotes at its end."""
     line = str(error).partition("\n")[0]
     return re.split(r": invalid value|(?<=got \d):|(?<=got \d\d):", line)[0].rstrip(".")
-
-
-OPENERS: dict[str, Callable[[Path], Opened]] = {
-    ".parquet": _open_parquet,
-    ".csv": _open_csv,
-    ".tsv": _open_csv,
-    ".arrow": _open_arrow,
-    ".feather": _open_arrow,
-    ".jsonl": _open_json_lines,
-    ".ndjson": _open_json_lines,
-    ".npy": _open_npy,
-    ".npz": _open_npz,
-}

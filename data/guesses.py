@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from data.cells import is_bytes, is_list, is_number
 from data.profile import ColumnProfile
-from data.survey import TOP
+from data.survey import LABEL_BYTES, TOP
 
 LABEL_NAMES = ("label", "target", "class", "y", "outcome", "response")
 LABEL_STARTS = ("label_", "target_", "class_")
@@ -22,6 +22,7 @@ KEY_NAMES = ("id", "key", "uuid")
 ORDINAL_VALUES = 10
 COUNT_MEDIAN = 20
 EXACT_IN_FLOAT32 = 2**24
+EXACT_IN_FLOAT64 = 2**53
 NEARLY_ALL = 0.9
 LONG_TAIL = 1.0  # skewness; an exponential has 2, a normal 0
 COUNT_TAIL = 0.5  # skewness; a Poisson of mean 4 has it
@@ -43,6 +44,7 @@ class Seen:
 
     profile: ColumnProfile
     type: pa.DataType
+    note: bool  # the file says that it describes the row
     shape: Shape | None  # of its images, where the file says
     places: str | None  # the column that lists the places of these counts
     is_places: bool
@@ -75,7 +77,26 @@ def guess(seen: Seen) -> Guess:
         answer = rule(seen)
         if answer is not None:
             return answer
-    return Guess("ignore", f"{seen.profile.dtype} is no type that a model reads")
+    return Guess("ignore", f"no type that a model reads: {', '.join(paths(seen))}")
+
+
+def paths(seen: Seen) -> list[str]:
+    """Name what is nested in a column, each by its path and type."""
+
+    def below(path: str, kind: pa.DataType) -> list[str]:
+        if pa.types.is_struct(kind):
+            fields = [kind.field(i) for i in range(kind.num_fields)]
+            return [leaf for f in fields for leaf in below(f"{path}.{f.name}", f.type)]
+        if pa.types.is_map(kind):
+            return [
+                *below(f"{path}.key", kind.key_type),
+                *below(f"{path}.value", kind.item_type),
+            ]
+        if pa.types.is_nested(kind):
+            return below(f"{path}[]", kind.value_type)
+        return [f"{path} is {kind}"]
+
+    return below(seen.profile.name, seen.type)
 
 
 def nothing_in_it(seen: Seen) -> Guess | None:
@@ -102,6 +123,11 @@ def label(seen: Seen) -> Guess | None:
     if "label" in seen.taken:
         return Guess("carry", f"named like a label, but {seen.taken['label']!r} is the label")
     return Guess("label", "its name says so")
+
+
+def note(seen: Seen) -> Guess | None:
+    """What a file keeps apart from its measurements describes the row."""
+    return Guess("carry", "noted about the row; not measured") if seen.note else None
 
 
 def identifier(seen: Seen) -> Guess | None:
@@ -179,6 +205,8 @@ def text(seen: Seen) -> Guess | None:
     profile = seen.profile
     if profile.sampled_distinct >= NEARLY_ALL * profile.sampled:
         return Guess("ignore", "text that is different in nearly every row")
+    if any(len(str(value)) >= LABEL_BYTES for value, _ in profile.top):
+        return Guess("ignore", "texts, too long to name categories")
     if profile.distinct is not None and profile.distinct <= TOP:
         return Guess("categorical", f"text with {profile.distinct} values")
     many = "very many" if profile.distinct is None else profile.distinct
@@ -193,6 +221,8 @@ def integer(seen: Seen) -> Guess | None:
     if profile.distinct is not None and profile.distinct <= ORDINAL_VALUES:
         return Guess("ordinal", f"integers with {profile.distinct} values")
     low, high = seen.at(profile.min), seen.at(profile.max)
+    if max(-low, high) > EXACT_IN_FLOAT64:
+        return Guess("ignore", "integers beyond 2**53: an identifier, and no float holds them")
     if hardly_repeats(profile, span=high - low + 1):
         return Guess("ignore", "an index: integers close together that hardly ever repeat")
     small = (profile.quantiles or {}).get("0.5", 0.0) <= COUNT_MEDIAN
@@ -221,6 +251,7 @@ RULES: tuple[Callable[[Seen], Guess | None], ...] = (
     time,
     label,
     identifier,
+    note,
     row_number,
     sparse_count,
     uneven,

@@ -62,6 +62,7 @@ def infer_contract(
         seen = Seen(
             profile=profile,
             type=field.type,
+            note=bool((field.metadata or {}).get(b"annotation")),
             shape=declared_shape(survey.schema, profile.name, length),
             places=pairs.get(profile.name),
             is_places=profile.name in pairs.values(),
@@ -124,11 +125,16 @@ def _entries(seen: Seen, kind: str, survey: Survey) -> dict[str, Any]:
         details |= dict(zip(("height", "width", "channels"), shape or (), strict=False))
         details |= {"min": 0, "max": _full_intensity(seen)}
     elif kind == "count" and seen.places is not None:
-        places = survey.profile()[seen.places]
-        details |= {"indices": seen.places, "length": int(seen.at(places.max)) + 1}
+        details |= {"indices": seen.places, "length": _sparse_length(seen.places, survey)}
     elif kind != "ignore":
         details["length"] = length
     return details
+
+
+def _sparse_length(places: str, survey: Survey) -> int:
+    """How many places there are: as the file says, else up to the last that was seen."""
+    said = (survey.schema.field(places).metadata or {}).get(b"length")
+    return int(said) if said else int(survey.profile()[places].max or 0) + 1
 
 
 def _full_intensity(seen: Seen) -> int | float:

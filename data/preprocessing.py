@@ -18,10 +18,12 @@ import pyarrow as pa
 from data.contract import OTHER, Contract
 from data.encoding import CODED_KINDS, SCALED_KINDS, EncodedColumn, decode, encode, unfitted
 from data.publication import check_format, digest_of
+from data.quantiles import ValueSample
 from data.snapshot import Snapshot
 
 FORMAT, VERSION = "latent-features/preprocessor", 1
 
+MIN_ROWS = 2
 SLICE_ENTRIES = 2**22  # how much is dense at a time while fitting
 
 
@@ -125,23 +127,40 @@ def fit(batches: Iterable[pa.Table | pa.RecordBatch], contract: Contract) -> Pre
         columns.append(unfitted(declared, start))
         start += declared.entries
     moments = [EntryMoments(_statistics(column)) for column in columns]
+    samples = {c.name: ValueSample() for c in contract.encoded if c.scaling == "quantile"}
     rows = 0
     for batch in batches:
-        rows += len(batch)
         for piece in _slices(batch, max(1, SLICE_ENTRIES // start)):
             cells = _chunks_joined(piece)
             for column, seen in zip(columns, moments, strict=True):
-                seen.add(_expanded(column, encode(column, cells)))
+                values = encode(column, cells)
+                seen.add(_expanded(column, values))
+                if column.name in samples:
+                    samples[column.name].add(values[:, 0], rows)
+            rows += len(piece)
     if not rows:
         raise ValueError(
             "the train split has no rows; add rows, or make valid and test smaller"
         )
-    fitted = map(_fitted, columns, moments)
+    fitted = (
+        _fitted(column, seen, samples.get(column.name))
+        for column, seen in zip(columns, moments, strict=True)
+    )
     return Preprocessor(columns=tuple(fitted), contract_digest=contract.digest, rows=rows)
 
 
 def fit_preprocessor(snapshot: Snapshot) -> Preprocessor:
-    """Fit the encodings to the train rows of a snapshot, and to no other."""
+    """Fit the encodings to the train rows of a snapshot, and to no other.
+
+    Raises:
+        ValueError: there are too few to learn from.
+    """
+    rows = snapshot.split_rows["train"]
+    if rows < MIN_ROWS:
+        raise ValueError(
+            f"{snapshot.name!r} has {rows} rows to train on, and {MIN_ROWS} are the least; "
+            f"add rows, or make valid and test smaller"
+        )
     return fit(snapshot.batches(split="train"), snapshot.contract)
 
 
@@ -172,11 +191,16 @@ class EntryMoments:
         return np.sqrt(self.squares / np.maximum(self.count, 1))
 
 
-def _fitted(column: EncodedColumn, seen: EntryMoments) -> EncodedColumn:
+def _fitted(
+    column: EncodedColumn, seen: EntryMoments, sample: ValueSample | None
+) -> EncodedColumn:
     stddev = seen.stddev
     varies = stddev > 1e-12 * np.abs(seen.mean)  # rounding makes a constant's stddev > 0
     constant = not bool(varies.any())
-    if column.kind not in SCALED_KINDS:
+    knots = None if sample is None else sample.knots()
+    if knots is not None:
+        return replace(column, knot_values=knots[0], knot_scores=knots[1], mean=(0.0,))
+    if column.kind not in SCALED_KINDS or column.cycles:
         return replace(column, mean=tuple(seen.mean.tolist()), constant=constant)
     scales = np.where(varies, stddev, 1.0)
     zero = (0.0,) * column.width

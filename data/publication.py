@@ -140,13 +140,24 @@ class Staging:
             return None
         return record
 
-    def write_part(self, number: int, table: pa.Table, footer: Mapping[str, str]) -> PartRecord:
+    def write_part(
+        self,
+        number: int,
+        table: pa.Table,
+        footer: Mapping[str, str],
+        kept: Mapping[str, tuple[Path, PartRecord]] | None = None,
+    ) -> PartRecord:
         """Write part `number` once; a part that is there and whole is kept.
 
         `footer` goes into the Parquet metadata, with the number and the publication id
-        (unless `footer` has a `publication` of its own).
+        (unless `footer` has a `publication` of its own). `kept` has parts of earlier
+        publications, by the digest of their cells: one with these cells is taken over.
         """
         path, content = self._part_path(number), content_digest(table)
+        if kept is not None and content in kept:
+            taken = self.adopt_from(*kept[content], number)
+            if taken is not None:
+                return taken
         while (adopted := self.adopt(number, footer)) is None:
             with temporary_in(self.scratch) as temporary:
                 with temporary.open("wb") as file:

@@ -1,13 +1,17 @@
 """An ingested data set: immutable, named by what is in it, ready to train on.
 
     <root>/<name>/<fingerprint>/   manifest.json  contract.json  profile.json  data/part-*.parquet
-    <root>/<name>/.index/<recipe>.json
+    <root>/<name>/.index/          <recipe>.json  contract-<settings>.json
 
 The parts hold the contract's columns as it stores them (ignored ones stay behind), `row_id`
 where the source has no key, and `split`. The fingerprint is of typed content, contract and
 split, not of Parquet bytes: the same table from CSV and from Parquet is the same snapshot.
 The index remembers which source and settings gave which snapshot, so that asking again costs
 one hash of the source.
+
+The contract is inferred once for a data set and its settings, from the first source that is
+ingested; later sources are held to it. So a grown table is a new snapshot with the splits it
+had, and the parts that did not change are the same files, by hard links.
 """
 
 import json
@@ -17,15 +21,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.checking import Checker, ContractError
-from data.contract import ROW_ID, Contract, SpecError
+from data.contract import ROW_ID, Contract
 from data.formats import SourceError
-from data.inference import VERSION as RULES
-from data.inference import infer_contract
 from data.profile import Profile
 from data.publication import (
     FormatError,
@@ -33,12 +37,11 @@ from data.publication import (
     Staging,
     digest_of,
     locked,
-    put_once,
     read_manifest,
-    safe_name,
     verify_parts,
 )
-from data.sources import Source, open_source, rebatched
+from data.recipe import Recipe
+from data.sources import rebatched
 from data.splits import SPLITS, hash_keys, split_of
 from data.survey import survey
 
@@ -160,34 +163,6 @@ def open_snapshot(path: Path, *, reused: bool = True) -> Snapshot:
     return Snapshot(path, read_manifest(path, format=FORMAT, version=VERSION), reused)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """A source and the settings that turn it into a snapshot."""
-
-    source: Source
-    name: str
-    overrides: Mapping[str, Mapping[str, Any]]
-    key: str | None
-    label: str | None
-    split: tuple[float, float]
-    contract: Contract | None
-
-    @cached_property
-    def digest(self) -> str:
-        """What identifies the recipe; reading the source's bytes is the cost."""
-        return digest_of(
-            {
-                "source": self.source.digest,
-                "overrides": self.overrides,
-                "key": self.key,
-                "label": self.label,
-                "split": self.split,
-                "contract": None if self.contract is None else self.contract.digest,
-                "versions": [RULES, VERSION],
-            }
-        )[:32]
-
-
 def find_snapshot(
     source: str | Path | Any, *, name: str, root: Path, **settings: Any
 ) -> Snapshot | None:
@@ -196,67 +171,50 @@ def find_snapshot(
     Raises:
         SourceError: the source is missing or damaged.
     """
-    return _indexed(root, _recipe(source, name=name, **settings))
+    return _indexed(Recipe(source=source, name=name, root=root, **settings))
 
 
 def ingest(source: str | Path | Any, *, name: str, root: Path, **settings: Any) -> Snapshot:
     """Check a source against its contract and keep it as a snapshot, or find it kept.
 
     Args:
-        source: a file, or a table (see `data.sources.open_source`).
+        source: what a spec calls a source, or a table (see `data.sources.open_source`).
         name: the data set's name, and its folder under `root`.
         root: where snapshots live.
         **settings: `overrides` (column -> settings), `key`, `label`, `split` as (valid, test)
-            fractions, and `contract`, which is taken as it is instead of being inferred.
+            fractions, `query` (of a database), `csv` (its dialect), `extra` ("refuse" columns
+            that the contract does not know, or "ignore" them), `contract_version` (raise it to
+            infer the contract anew), and `contract`, which is taken as it is.
 
     Raises:
         SourceError: missing, empty, damaged, or nothing in it that a model could read.
         SpecError: a setting names something that does not exist.
         ContractError: lists every way in which the source breaks its contract.
     """
-    recipe = _recipe(source, name=name, **settings)
-    if (known := _indexed(root, recipe)) is not None:
+    recipe = Recipe(source=source, name=name, root=root, **settings)
+    if (known := _indexed(recipe)) is not None:
         return known
     staging = Staging(root, recipe.digest)
     with locked(staging.lock_path()):
-        known = _indexed(root, recipe)  # a twin may have finished while we waited
-        return known if known is not None else _ingest(recipe, root, staging)
+        known = _indexed(recipe)  # a twin may have finished while we waited
+        return known if known is not None else _ingest(recipe, staging)
 
 
-def _recipe(
-    source: str | Path | Any,
-    *,
-    name: str,
-    overrides: Mapping[str, Mapping[str, Any]] | None = None,
-    key: str | None = None,
-    label: str | None = None,
-    split: tuple[float, float] = (0.1, 0.1),
-    contract: Contract | None = None,
-) -> Recipe:
-    if contract is not None and (overrides or key or label):
-        raise SpecError("a contract says it all: give no overrides, key or label beside it")
-    return Recipe(
-        open_source(source), safe_name(name), overrides or {}, key, label, split, contract
-    )
-
-
-def _indexed(root: Path, recipe: Recipe) -> Snapshot | None:
-    entry = root / recipe.name / ".index" / f"{recipe.digest}.json"
+def _indexed(recipe: Recipe) -> Snapshot | None:
+    entry = recipe.index_path
     if not entry.exists():
         return None
-    folder = root / recipe.name / json.loads(entry.read_bytes())["fingerprint"]
+    folder = recipe.folder / json.loads(entry.read_bytes())["fingerprint"]
     return open_snapshot(folder) if (folder / "manifest.json").exists() else None
 
 
-def _ingest(recipe: Recipe, root: Path, staging: Staging) -> Snapshot:
-    seen = survey(recipe.source.batches(), recipe.source.schema)
-    if not seen.rows:
+def _ingest(recipe: Recipe, staging: Staging) -> Snapshot:
+    seen = survey(recipe.opened.batches(), recipe.opened.schema)
+    if not seen.rows and recipe.contract is None:
         raise SourceError(
-            f"{recipe.source.describe} has no rows; there is nothing to learn from"
+            f"{recipe.opened.describe} has no rows; there is nothing to learn from"
         )
-    contract = recipe.contract or infer_contract(
-        seen, name=recipe.name, key=recipe.key, label=recipe.label, overrides=recipe.overrides
-    )
+    contract = recipe.contract_of(seen)
     written = _write_parts(recipe, contract, staging)
     fingerprint = digest_of(
         {
@@ -278,17 +236,17 @@ def _ingest(recipe: Recipe, root: Path, staging: Staging) -> Snapshot:
         "split": {"valid": valid, "test": test},
         "split_rows": written.split_rows,
         "counts": written.counts,
+        "ignored": sorted(c.name for c in contract.columns if c.kind == "ignore"),
         "schema": {f.name: str(f.type) for f in written.schema},
     }
-    path = staging.commit(root / recipe.name / fingerprint, written.parts, header)
+    path = staging.commit(recipe.folder / fingerprint, written.parts, header)
     entry = {
         "fingerprint": fingerprint,
-        "source": recipe.source.describe,
-        "source_digest": recipe.source.digest,
+        "source": recipe.opened.describe,
+        "source_digest": recipe.opened.digest,
         "extra_columns": written.extra,
     }
-    index = root / recipe.name / ".index" / f"{recipe.digest}.json"
-    put_once(index, json.dumps(entry, indent=1).encode())
+    recipe.remember(contract, entry)
     return open_snapshot(path, reused=False)
 
 
@@ -310,22 +268,54 @@ def _write_parts(recipe: Recipe, contract: Contract, staging: Staging) -> Writte
         ContractError: after the last row, so that every breach is in it.
     """
     checker, written = Checker(contract), Written()
-    valid, test = recipe.split
-    batches = recipe.source.batches(_part_rows(contract), row_id=contract.key is None)
-    for number, batch in enumerate(batches):
+    footer, kept = _footer(recipe, contract), _kept_parts(recipe, contract)
+    for number, batch in enumerate(_batches(recipe, contract)):
         table = checker.add(batch)
         if checker.failed:
             continue
-        splits = split_of(hash_keys(table[contract.key or ROW_ID]), valid=valid, test=test)
-        table = table.append_column("split", pa.array(splits, pa.string()))
+        table, splits = _with_split(table, contract, recipe.split)
         for split in SPLITS:
             written.split_rows[split] += int((splits == split).sum())
         written.schema = table.schema
-        written.parts.append(staging.write_part(number, table, _footer(recipe, contract)))
-    if breaches := checker.breaches():
+        written.parts.append(staging.write_part(number, table, footer, kept))
+    if breaches := checker.breaches() + checker.all_null():
         staging.discard()
-        raise ContractError(recipe.source.describe, contract, breaches)
+        raise ContractError(recipe.opened.describe, contract, breaches)
     return replace(written, counts=checker.tolerated(), extra=checker.extra)
+
+
+def _batches(recipe: Recipe, contract: Contract) -> Iterator[pa.RecordBatch]:
+    """The source in parts; one without rows where there are none, for it has columns too."""
+    batches = recipe.opened.batches(_part_rows(contract), row_id=contract.key is None)
+    first = next(batches, None)
+    if first is not None:
+        yield first
+        yield from batches
+        return
+    names = [] if contract.key is not None else [pa.field(ROW_ID, pa.string())]
+    schema = pa.schema([*recipe.opened.schema, *names])
+    yield pa.RecordBatch.from_pylist([], schema=schema)
+
+
+def _with_split(
+    table: pa.Table, contract: Contract, split: tuple[float, float]
+) -> tuple[pa.Table, npt.NDArray[np.str_]]:
+    valid, test = split
+    splits = split_of(hash_keys(table[contract.key or ROW_ID]), valid=valid, test=test)
+    return table.append_column("split", pa.array(splits, pa.string())), splits
+
+
+def _kept_parts(recipe: Recipe, contract: Contract) -> dict[str, tuple[Path, PartRecord]]:
+    """The parts of earlier snapshots that would be written alike, by the digest of their cells."""
+    kept = {}
+    for path in sorted(recipe.folder.glob("[!.]*/manifest.json")):
+        manifest = read_manifest(path.parent, format=FORMAT, version=VERSION)
+        valid, test = recipe.split
+        same_split = manifest["split"] == {"valid": valid, "test": test}
+        if same_split and manifest["contract"]["digest"] == contract.digest:
+            for part in manifest["parts"]:
+                kept[part["content"]] = (path.parent, PartRecord(**part))
+    return kept
 
 
 def _footer(recipe: Recipe, contract: Contract) -> dict[str, str]:

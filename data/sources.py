@@ -1,6 +1,10 @@
-"""Where rows come from: a file, or a table in memory, read in order and more than once."""
+"""Where rows come from: files here or elsewhere, a database, a table in memory.
 
-from collections.abc import Iterator
+Rows come in a fixed order and more than once. Files of one source have the same columns, or
+the source is refused. What a source is called shows no secret.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,29 +16,56 @@ import pyarrow.compute as pc
 
 from data.cells import rows_within, value_type
 from data.content import content_digest
-from data.contract import ROW_ID
-from data.formats import Reader, SourceError, open_file
+from data.contract import ROW_ID, CsvDialect, SpecError, hint
+from data.databases import Answer, is_database
+from data.files import file_reader
+from data.folders import folder_readers, is_many
+from data.formats import Opened, Reader, Reading, SourceError
 from data.publication import digest_of
+from data.remote import remote
 
 BATCH_ROWS = 131_072
 BATCH_BYTES = 128 << 20
+MAX_CELL_BYTES = 1 << 20
+NAMED_FILES = 10  # of those that differ
 
 
 @dataclass(frozen=True)
 class Source:
-    """Rows in a fixed order, from one reader or several that follow each other."""
+    """Rows in a fixed order, from one reader or several that follow each other.
+
+    `known_digest` identifies what is read where that can be told without reading it.
+    """
 
     describe: str
-    readers: tuple[Reader, ...]
+    find: Callable[[], tuple[Reader, ...]]
+    known_digest: str | None = None
+
+    @cached_property
+    def readers(self) -> tuple[Reader, ...]:
+        """The files, in order; remote ones are fetched now."""
+        return self.find()
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The columns, as all files have them; no dictionaries, no large strings.
+
+        Raises:
+            SourceError: a file is damaged, names a column twice, or has other columns than
+                the first; names every such file.
+        """
+        return _agreed_schema(self.describe, self.readers)
 
     @property
-    def schema(self) -> pa.Schema:
-        """The columns, as the first file has them; no dictionaries, no large strings."""
-        return _plain_schema(self.readers[0].schema)
+    def csv(self) -> CsvDialect | None:
+        """The dialect of its first file, if it is text."""
+        return self.readers[0].opened.csv
 
     @cached_property
     def digest(self) -> str:
         """The sha256 of what is read, names of files included: has it changed?"""
+        if self.known_digest is not None:
+            return self.known_digest
         return digest_of([[reader.name, reader.digest()] for reader in self.readers])
 
     def batches(
@@ -49,32 +80,58 @@ class Source:
         Raises:
             SourceError: a file turns out to be damaged.
         """
-        stream = (batch for reader in self.readers for batch in _plain(reader, row_id=row_id))
-        return rebatched(stream, rows or min(BATCH_ROWS, rows_within(self.schema, BATCH_BYTES)))
+        schema = self.schema
+        stream = (
+            batch for reader in self.readers for batch in _plain(reader, schema, row_id=row_id)
+        )
+        return rebatched(stream, rows or min(BATCH_ROWS, rows_within(schema, BATCH_BYTES)))
 
 
-def open_source(source: str | Path | Any) -> Source:
-    """Open a data file, or anything that Arrow, pandas or Polars calls a table.
+def open_source(
+    source: str | Path | Any, *, query: str | None = None, reading: Reading | None = None
+) -> Source:
+    """Open what a spec calls a source, or anything that Arrow, pandas or Polars calls a table.
+
+    Args:
+        source: a file, a folder, a glob, an https:// or s3:// URL, the URL of a database, or
+            a table.
+        query: what to ask a database.
+        reading: what is known of how it is written; the rest is detected.
 
     Raises:
         SourceError: nothing is there, or it cannot be read; says which file and the way out.
     """
+    reading = reading or Reading()
     if not isinstance(source, str | Path):
-        reader = _table_reader(source)
-        where = "the table given"
-    else:
-        path = Path(source)
-        if not path.exists():
-            raise SourceError(f"{path} does not exist; the working folder is {Path.cwd()}")
-        if path.is_dir():
-            raise SourceError(f"{path} is a folder; name a file in it")
-        reader, where = open_file(path), str(source)
-    names = reader.schema.names
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise SourceError(f"{where} has columns that share a name: {twice}; rename them")
-    if not names:
-        raise SourceError(f"{where} has no columns")
-    return Source(where, (reader,))
+        table = _table_reader(source)
+        return Source("the table given", lambda: (table,))
+    where = str(source)
+    if is_database(where):
+        answer = Answer(where, query)
+        rows = Reader("row", answer.open, answer.digest)
+        return Source(answer.describe, lambda: (rows,))
+    if query is not None:
+        raise SpecError(f"{where} is no database; a query needs one, as in sqlite:///file.db")
+    if where.startswith(("s3://", "https://", "http://")):
+        fetched = remote(where)
+        return Source(fetched.where, lambda: _readers(fetched.local(), reading), fetched.digest)
+    if "://" in where and not where.startswith("file://"):
+        raise SourceError(
+            f"{where.partition('://')[0]}:// is no scheme that we read; known: s3, https, "
+            f"sqlite, duckdb, postgresql, file"
+        )
+    where = where.removeprefix("file://")
+    readers = _readers(where, reading)
+    return Source(where, lambda: readers)
+
+
+def _readers(where: str, reading: Reading) -> tuple[Reader, ...]:
+    if is_many(where):
+        return folder_readers(where, reading)
+    path = Path(where)
+    if not path.exists():
+        raise SourceError(f"{path} does not exist; the working folder is {Path.cwd()}")
+    return (file_reader(path, reading),)
 
 
 def rebatched(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
@@ -97,11 +154,12 @@ def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
-def _plain(reader: Reader, *, row_id: bool) -> Iterator[pa.RecordBatch]:
+def _plain(reader: Reader, schema: pa.Schema, *, row_id: bool) -> Iterator[pa.RecordBatch]:
     """Read with every cell decoded by value: two files may have two dictionaries."""
     start = 0
     for batch in reader.read():
-        plain = batch.cast(_plain_schema(batch.schema))
+        plain = batch.select(schema.names).cast(schema)
+        _refuse_giant_cells(reader, plain)
         if row_id:
             positions = pa.array(np.arange(start, start + len(batch))).cast(pa.string())
             ids = pc.binary_join_element_wise(pa.scalar(reader.name), positions, ":")
@@ -110,9 +168,67 @@ def _plain(reader: Reader, *, row_id: bool) -> Iterator[pa.RecordBatch]:
         yield plain
 
 
-def _plain_schema(schema: pa.Schema) -> pa.Schema:
-    fields = [field.with_type(value_type(field.type)) for field in schema]
-    return pa.schema(fields, metadata=schema.metadata)
+def _refuse_giant_cells(reader: Reader, batch: pa.RecordBatch) -> None:
+    for field, cells in zip(batch.schema, batch.columns, strict=True):
+        if pa.types.is_string(field.type) or pa.types.is_binary(field.type):
+            longest = pc.max(pc.binary_length(cells)).as_py() or 0
+            if longest > MAX_CELL_BYTES:
+                raise SourceError(
+                    f"{reader.name}: column {field.name!r} has a cell of {longest:,} bytes; "
+                    f"the limit is {MAX_CELL_BYTES:,}: leave the column out, or shorten it"
+                )
+
+
+def _agreed_schema(describe: str, readers: tuple[Reader, ...]) -> pa.Schema:
+    for reader in readers:
+        names = reader.schema.names
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise SourceError(
+                f"{_named(describe, reader)} has columns that share a name: {twice}; rename them"
+            )
+        if not names:
+            raise SourceError(f"{_named(describe, reader)} has no columns")
+    types: dict[str, pa.DataType] = {}
+    for reader in readers:
+        for field in reader.schema:
+            if pa.types.is_null(types.get(field.name, pa.null())):
+                types[field.name] = value_type(field.type)
+    first = readers[0].schema
+    differing = {reader.name: _differences(reader.schema, first, types) for reader in readers}
+    differing = {name: found for name, found in differing.items() if found}
+    if differing:
+        lines = [f"{name}: {'; '.join(found)}" for name, found in differing.items()]
+        more = ["..."] if len(lines) > NAMED_FILES else []
+        raise SourceError(
+            f"{describe}: {len(lines)} of {len(readers)} files have other columns than "
+            f"{readers[0].name}:\n  " + "\n  ".join([*lines[:NAMED_FILES], *more]) + "\n"
+            "Write all files alike; a missing column is not filled with nulls."
+        )
+    fields = [field.with_type(types[field.name]) for field in first]
+    return pa.schema(fields, metadata=first.metadata)
+
+
+def _differences(
+    schema: pa.Schema, first: pa.Schema, types: Mapping[str, pa.DataType]
+) -> list[str]:
+    """What one file has otherwise than the first; a column that is all null has any type."""
+    found = [
+        f"no column {name!r}, {hint(name, schema.names)}"
+        for name in first.names
+        if name not in schema.names
+    ]
+    for field in schema:
+        kind = value_type(field.type)
+        if field.name not in first.names:
+            found.append(f"one more column {field.name!r}")
+        elif kind != types[field.name] and not pa.types.is_null(kind):
+            found.append(f"column {field.name!r} is {kind}, not {types[field.name]}")
+    return found
+
+
+def _named(describe: str, reader: Reader) -> str:
+    """What an error calls a file: with its folder, unless it is the source itself."""
+    return describe if describe.endswith(reader.name) or reader.name == "row" else reader.name
 
 
 def _table_reader(table: Any) -> Reader:
@@ -122,9 +238,5 @@ def _table_reader(table: Any) -> Reader:
             f"Polars table"
         )
     whole = pa.table(table)
-    return Reader(
-        "row",
-        whole.schema,
-        lambda: iter(whole.to_batches()),
-        lambda: content_digest(whole),
-    )
+    opened = Opened(whole.schema, lambda: iter(whole.to_batches()))
+    return Reader("row", lambda: opened, lambda: content_digest(whole))

@@ -23,6 +23,7 @@ SAMPLE_ROWS = 8192
 SAMPLE_BYTES = 64 << 20
 DISTINCT = 8192  # values counted one by one; beyond it, "many"
 TOP = 254  # a code fits a byte, with one left for the rest and one for unseen
+LABEL_BYTES = 256  # a longer text names no category, and is not kept whole
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
@@ -150,7 +151,10 @@ class ColumnSurvey:
             self.moments = Moments.of(numbers(array))
         if self.steps_by_one:
             self._look_at_steps(array)
-        self.values = _counted(array.drop_null()) if counting else None
+        if counting and not _has_long_text(array):
+            self.values = _counted(array.drop_null())
+        else:
+            self.values = None
 
     def _look_at_entries(self, array: pa.Array) -> None:
         lengths = list_lengths(array)
@@ -196,11 +200,11 @@ class Survey:
         """Add the next rows."""
         for survey, array in zip(self.columns, batch.columns, strict=True):
             survey.add(array)
-        ranks = _rank(np.arange(self.next_row, self.next_row + len(batch), dtype=np.uint64))
+        ranks = rank_of(np.arange(self.next_row, self.next_row + len(batch), dtype=np.uint64))
         self.next_row += len(batch)
         ceiling = self._ranks.max() if len(self._ranks) == self._limit else np.uint64(2**64 - 1)
         chosen = np.flatnonzero(ranks <= ceiling)
-        self._keep(ranks[chosen], pa.table(batch.take(pa.array(chosen))))
+        self._keep(ranks[chosen], _shortened(pa.table(batch.take(pa.array(chosen)))))
 
     def merge(self, other: Self) -> None:
         """Add the rows that another survey saw just behind this one."""
@@ -320,6 +324,21 @@ def _distinct(cells: pa.Array) -> int:
     return len(pc.unique(cells))
 
 
+def _has_long_text(array: pa.Array) -> bool:
+    if not (pa.types.is_string(array.type) or pa.types.is_binary(array.type)):
+        return False
+    return (pc.max(pc.binary_length(array)).as_py() or 0) > LABEL_BYTES
+
+
+def _shortened(rows: pa.Table) -> pa.Table:
+    """The same rows with long texts cut: a sample is for looking at."""
+    for place, column in enumerate(rows.schema):
+        if pa.types.is_string(column.type) and any(map(_has_long_text, rows[place].chunks)):
+            cut = pc.utf8_slice_codeunits(rows[place], 0, LABEL_BYTES)
+            rows = rows.set_column(place, column, cut)
+    return rows
+
+
 def _has_no_categories(kind: pa.DataType) -> bool:
     return bool(pa.types.is_nested(kind) or is_bytes(kind))
 
@@ -330,7 +349,7 @@ def _span(one: tuple[int, int] | None, other: tuple[int, int] | None) -> tuple[i
     return min(one[0], other[0]), max(one[1], other[1])
 
 
-def _rank(positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def rank_of(positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Hash row positions (the finalizer of splitmix64, a bijection: no two rows tie)."""
     z = positions + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -58,8 +58,8 @@ def test_every_breach_is_reported_at_once_by_key_and_without_values() -> None:
         conform(table, LOANS, source="loans.csv")
     assert str(caught.value) == (
         "loans.csv breaks contract 'loans' (version 1) in 7 places:\n"
-        "  age: 1 × below min (rows 10); correct them, or lower min\n"
-        "  age: 1 × above max (rows 11); correct them, or raise max\n"
+        "  age: 1 × below min (rows 10); correct them, lower min, or set outside = 'clip'\n"
+        "  age: 1 × above max (rows 11); correct them, raise max, or set outside = 'clip'\n"
         "  income: missing; did you mean 'incomes'?\n"
         "  job: 2 × unknown category (rows 11, 11); "
         "correct them, add them to categories, or raise max_unknown\n"

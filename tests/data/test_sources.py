@@ -79,9 +79,21 @@ def test_columns_that_share_a_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,a,b\n1,2,3\n")
 
     with pytest.raises(SourceError, match=r"columns that share a name: \['a'\]; rename them"):
-        open_source(tmp_path / "t.csv")
+        open_source(tmp_path / "t.csv").schema  # noqa: B018
 
 
 def test_what_is_no_table_is_refused() -> None:
     with pytest.raises(SourceError, match="a list is no source; give a path, or a pyarrow"):
         open_source([1, 2])
+
+
+def test_a_cell_of_megabytes_is_refused(tmp_path: Path) -> None:
+    """RELIABILITY 2b, huge strings."""
+    (tmp_path / "t.csv").write_text("a,b\n1," + "x" * 3_000_000 + "\n2,y\n")
+
+    with pytest.raises(SourceError) as caught:
+        list(open_source(tmp_path / "t.csv").batches())
+    assert str(caught.value) == (
+        "t.csv: column 'b' has a cell of 3,000,000 bytes; the limit is 1,048,576: "
+        "leave the column out, or shorten it"
+    )

@@ -1,0 +1,133 @@
+"""Arrays on disk as tables: NumPy's .npy and .npz, and IDX, the format of MNIST.
+
+The first axis counts the rows. An array of scalars is a column of scalars; images of bytes
+are cells of bytes with their shape in the field's metadata; anything else is lists of one
+length. Images in an IDX file find their labels in the file beside them.
+"""
+
+import gzip
+import re
+import struct
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import pyarrow as pa
+
+from data.cells import rows_within
+from data.formats import READ_BYTES, READ_ROWS, Opened, SourceError, refuse_bomb
+
+IDX_NAME = re.compile(r".*(?:idx\d[-.]ubyte|\.idx)(?:\.gz)?", re.IGNORECASE)
+IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+
+Arrays = dict[str, np.ndarray]
+
+
+def open_npy(path: Path) -> Opened:
+    """Open one array; the fields of a structured one are columns."""
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.dtype.names:
+        return _columns({name: array[name] for name in array.dtype.names}, path)
+    return _columns({"image" if _is_image(array) else "x": array}, path)
+
+
+def open_npz(path: Path) -> Opened:
+    """Open several arrays, each a column."""
+    with zipfile.ZipFile(path) as archive:
+        refuse_bomb(path, 1, sum(member.file_size for member in archive.infolist()))
+    with np.load(path, allow_pickle=False) as arrays:
+        return _columns({name: arrays[name] for name in arrays.files}, path)
+
+
+def open_idx(path: Path) -> Opened:
+    """Open an IDX file, with the labels beside it if it is called "...images..."."""
+    array = _read_idx(path)
+    columns = {"image" if _is_image(array) else "x" if array.ndim > 1 else "label": array}
+    labels = labels_beside(path)
+    if labels is not None:
+        columns["label"] = _read_idx(labels)
+    return _columns(columns, path)
+
+
+def labels_beside(path: Path) -> Path | None:
+    """Return the file of labels that belongs to a file of images, if it is there.
+
+    "train-images-idx3-ubyte.gz" has its labels in "train-labels-idx1-ubyte.gz".
+    """
+    name = re.sub(r"idx3", "idx1", path.name.replace("images", "labels"))
+    beside = path.with_name(name)
+    return beside if name != path.name and beside.exists() else None
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    is_packed = path.suffix.lower() == ".gz"
+    with cast(BinaryIO, gzip.open(path)) if is_packed else path.open("rb") as file:
+        zeros, code, axes = struct.unpack(">HBB", _exactly(file, 4, path))
+        if zeros or code not in IDX_TYPES or not 1 <= axes <= 4:
+            raise SourceError(f"{path} does not begin as an IDX file does; write it again")
+        shape = struct.unpack(f">{axes}I", _exactly(file, 4 * axes, path))
+        dtype = np.dtype(IDX_TYPES[code])
+        size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+        refuse_bomb(path, 1, size)
+        content = _exactly(file, size, path)
+        if file.read(1):
+            raise SourceError(f"{path} goes on behind the {shape} that it announces")
+    return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+
+
+def _exactly(file: BinaryIO, size: int, path: Path) -> bytes:
+    content = file.read(size)
+    if len(content) != size:
+        raise SourceError(f"{path} is cut short; write it again")
+    return content
+
+
+def _columns(arrays: Arrays, path: Path) -> Opened:
+    lengths = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+    if len(set(lengths.values())) != 1:
+        raise SourceError(f"{path} holds arrays of different lengths {lengths}; one row each")
+
+    def batch(start: int, stop: int) -> pa.RecordBatch:
+        cells = {name: _cells(array[start:stop]) for name, array in arrays.items()}
+        schema = pa.schema(
+            pa.field(name, column.type, metadata=_shape_metadata(arrays[name]))
+            for name, column in cells.items()
+        )
+        return pa.record_batch(list(cells.values()), schema=schema)
+
+    total, schema = next(iter(lengths.values())), batch(0, 0).schema
+    rows = min(READ_ROWS, rows_within(schema, READ_BYTES))
+
+    def read() -> Iterator[pa.RecordBatch]:
+        for start in range(0, total, rows):
+            yield batch(start, min(start + rows, total))
+
+    return Opened(schema, read)
+
+
+def _cells(array: np.ndarray) -> pa.Array:
+    """One Arrow cell per row: a scalar, the bytes of an image, or a list of fixed length."""
+    if array.ndim == 1:
+        return pa.array(array)
+    flat = np.ascontiguousarray(array).reshape(len(array), int(np.prod(array.shape[1:])))
+    if flat.dtype == np.bool_:
+        flat = flat.view(np.uint8)
+    if flat.dtype == np.uint8:
+        return byte_cells(flat)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
+
+
+def byte_cells(flat: np.ndarray) -> pa.Array:
+    """Return rows × bytes as one cell of bytes a row."""
+    kind = pa.binary(flat.shape[1])
+    return pa.Array.from_buffers(kind, len(flat), [None, pa.py_buffer(flat)])
+
+
+def _is_image(array: np.ndarray) -> bool:
+    return array.ndim in (3, 4)
+
+
+def _shape_metadata(array: np.ndarray) -> dict[str, Any] | None:
+    return {"image_shape": str(list(array.shape[1:]))} if _is_image(array) else None

@@ -1,0 +1,227 @@
+"""Many files as one table: a folder, a glob, a Hive-partitioned tree.
+
+Files are read in the order of their paths; names that begin with "." or "_" are left out, and
+so are files of formats we do not read. What stands in a path as "name=value" is a column of
+text: a reader that turned "007" into a number could not turn it back. All files must have the
+same columns. One that lacks a column is an error that names it; it is never filled with nulls.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
+
+import pyarrow as pa
+
+from data.arrays import labels_beside
+from data.contract import CsvDialect
+from data.delimited import found_dialect
+from data.files import KNOWN, TEXT, file_reader, suffix_of
+from data.formats import Opened, Reader, Reading, SourceError
+from data.pictures import SUFFIXES as PICTURES
+from data.pictures import pictures_reader
+
+UNTYPED = (*TEXT, ".jsonl", ".ndjson")
+NULL = "__HIVE_DEFAULT_PARTITION__"
+
+
+def folder_readers(where: str, reading: Reading) -> tuple[Reader, ...]:
+    """Return the readers of all files of a folder or of a glob.
+
+    Raises:
+        SourceError: there are none, or they are of several formats or partitions.
+    """
+    root = _fixed_part(where)
+    pattern = Path(where).relative_to(root).as_posix()
+    found = root.rglob("*") if pattern == "." else root.glob(pattern)
+    paths = sorted((p for p in found if _is_wanted(p, root)), key=lambda path: path.parts)
+    pictures = [path for path in paths if path.suffix.lower() in PICTURES]
+    tables = [path for path in paths if suffix_of(path) is not None]
+    if not tables and not pictures:
+        known = ", ".join(sorted((*KNOWN, *PICTURES)))
+        raise SourceError(f"{where} holds no file of a known format; known suffixes: {known}")
+    formats = Counter(suffix_of(path) or "pictures" for path in tables + pictures)
+    if len(formats) > 1:
+        counts = ", ".join(f"{count} {name}" for name, count in sorted(formats.items()))
+        raise SourceError(
+            f"{where} holds files of several formats ({counts}); name those of one"
+        )
+    if pictures:
+        return (pictures_reader(root, pictures),)
+    labels = {labels_beside(path) for path in tables}
+    files = [_file(path, root) for path in tables if path not in labels]
+    _refuse_other_partitions(files)
+    if suffix_of(files[0].path) in UNTYPED:
+        return _Untyped(files, reading).readers()
+    return tuple(_reader(file, partial(_open, file, reading)) for file in files)
+
+
+def is_many(where: str) -> bool:
+    """Whether `where` names a folder, or is a pattern and no file."""
+    path = Path(where)
+    return path.is_dir() or (not path.exists() and _fixed_part(where) != path)
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    name: str
+    partition: dict[str, str | None]
+
+
+class _Untyped:
+    """Files whose columns have no types of their own: the widest of all files is each one's.
+
+    The first to be opened opens all.
+    """
+
+    def __init__(self, files: list[_File], reading: Reading) -> None:
+        self._files, self._given = files, reading
+
+    def readers(self) -> tuple[Reader, ...]:
+        return tuple(
+            _reader(file, partial(self._open, number))
+            for number, file in enumerate(self._files)
+        )
+
+    @cached_property
+    def _reading(self) -> Reading:
+        is_csv = self._files[0].path.suffix.lower() in TEXT
+        if not is_csv or self._given.csv or self._given.frozen:
+            return self._given
+        return replace(self._given, frozen=_common_dialect(self._files))
+
+    @cached_property
+    def _opened(self) -> list[Opened]:
+        return [_open(file, self._reading) for file in self._files]
+
+    @cached_property
+    def _types(self) -> dict[str, pa.DataType]:
+        types: dict[str, pa.DataType] = {}
+        for opened in self._opened:
+            for field in opened.schema:
+                types[field.name] = _wider(types.get(field.name, field.type), field.type)
+        return types
+
+    def _open(self, number: int) -> Opened:
+        opened = self._opened[number]
+        fields = [field.with_type(self._types[field.name]) for field in opened.schema]
+        if pa.schema(fields) == opened.schema:
+            return opened
+        text = {
+            name: "string" for name, kind in self._types.items() if pa.types.is_string(kind)
+        }
+        reading = replace(self._reading, types={**self._reading.types, **text})
+        again = _open(self._files[number], reading)
+        schema = pa.schema(
+            field
+            if _is_text(self._types[field.name])
+            else field.with_type(self._types[field.name])
+            for field in again.schema
+        )
+        return Opened(schema, lambda: (b.cast(schema) for b in again.read()), again.csv)
+
+
+def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """The narrowest type that holds the cells of both; text where nothing else does."""
+    for narrow, wide in ((one, other), (other, one)):
+        if narrow == wide or pa.types.is_null(narrow):
+            return wide
+        if pa.types.is_integer(narrow) and pa.types.is_floating(wide):
+            return wide
+    return pa.string()
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind))
+
+
+def _common_dialect(files: list[_File]) -> CsvDialect:
+    """The dialect that no file contradicts.
+
+    Raises:
+        SourceError: two files are plainly written differently.
+    """
+    common: dict[str, tuple[str, str]] = {}
+    default = CsvDialect()
+    for file in files:
+        dialect, sure = found_dialect(file.path, {})
+        default = dialect if file is files[0] else default
+        for name in sorted(sure):
+            value, first = common.setdefault(name, (getattr(dialect, name), file.name))
+            if value != getattr(dialect, name):
+                raise SourceError(
+                    f"{file.name} has {name} {getattr(dialect, name)!r}, {first} has {value!r}; "
+                    f"write all files alike"
+                )
+    return replace(default, **{name: value for name, (value, _) in common.items()})
+
+
+def _reader(file: _File, opener: Callable[[], Opened]) -> Reader:
+    """The reader of a file, with what its path says as columns behind the others."""
+    plain = file_reader(file.path, Reading(), name=file.name)
+
+    def open_partitioned() -> Opened:
+        opened = opener()
+        twice = sorted(set(opened.schema.names) & file.partition.keys())
+        if twice:
+            raise SourceError(
+                f"{file.name} has {twice} as columns and in its path; rename one of them"
+            )
+        if not file.partition:
+            return opened
+        fields = [pa.field(name, pa.string()) for name in file.partition]
+        schema = pa.schema([*opened.schema, *fields], metadata=opened.schema.metadata)
+
+        def read() -> Iterator[pa.RecordBatch]:
+            for batch in opened.read():
+                constants = [
+                    pa.repeat(pa.scalar(value, pa.string()), len(batch))
+                    for value in file.partition.values()
+                ]
+                yield pa.record_batch([*batch.columns, *constants], schema=schema)
+
+        return Opened(schema, read, opened.csv)
+
+    return replace(plain, open=open_partitioned)
+
+
+def _open(file: _File, reading: Reading) -> Opened:
+    return file_reader(file.path, reading, name=file.name).opened
+
+
+def _file(path: Path, root: Path) -> _File:
+    name = path.relative_to(root).as_posix()
+    pairs = [part.partition("=") for part in PurePosixPath(name).parts[:-1]]
+    values = {unquote(key): unquote(value) for key, mark, value in pairs if mark}
+    return _File(path, name, {k: None if v == NULL else v for k, v in values.items()})
+
+
+def _refuse_other_partitions(files: list[_File]) -> None:
+    first = files[0]
+    for file in files:
+        if [*file.partition] != [*first.partition]:
+            raise SourceError(
+                f"{file.name} is partitioned by {[*file.partition]}, {first.name} by "
+                f"{[*first.partition]}; arrange all files alike"
+            )
+
+
+def _fixed_part(where: str) -> Path:
+    """The folder above the first component that is a pattern."""
+    parts = Path(where).parts
+    fixed = [re.search(r"[*?\[]", part) is None for part in parts]
+    return Path(*parts[: fixed.index(False)]) if False in fixed else Path(where)
+
+
+def _is_wanted(path: Path, root: Path) -> bool:
+    if any(part.startswith((".", "_")) for part in path.relative_to(root).parts):
+        return False
+    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+        raise SourceError(
+            f"{path} is a link that leaves {root}; copy the file, or name it as the source"
+        )
+    return path.is_file()

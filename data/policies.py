@@ -1,0 +1,75 @@
+"""What a contract lets pass, done to the cells and counted: nothing changes in silence.
+
+`infinite = "null"` takes an infinite cell for one that was not observed. `outside = "clip"`
+moves a cell to the bound that it is beyond. A decimal becomes a double, and the cells that a
+double does not hold exactly are counted.
+"""
+
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data.cells import column_of, is_number, matrix, numbers
+from data.contract import ColumnContract
+
+Treated = tuple[pa.Array, Counter[str]]
+
+
+def treated(cells: pa.Array, column: ColumnContract) -> Treated:
+    """Return conformed cells after their column's policies, and how many each one changed."""
+    counts: Counter[str] = Counter()
+    if column.infinite == "null" and _holds_floats(cells.type):
+        cells, counts["infinite"] = _without_infinite(cells)
+    if column.outside == "clip" and (is_number(cells.type) or column.entries > 1):
+        cells, counts["clipped"] = _clipped(cells, column)
+    return cells, +counts
+
+
+def rounded_decimals(cells: pa.Array | pa.ChunkedArray, target: pa.DataType) -> int:
+    """Count the decimals that are not what they were when written as doubles."""
+    if not (pa.types.is_decimal(cells.type) and pa.types.is_floating(target)):
+        return 0
+    wide = pa.decimal256(76, cells.type.scale)
+    back = cells.cast(pa.float64()).cast(wide, safe=False)
+    return pc.sum(pc.not_equal(back, cells.cast(wide))).as_py() or 0
+
+
+def _holds_floats(kind: pa.DataType) -> bool:
+    entry = kind.value_type if pa.types.is_fixed_size_list(kind) else kind
+    return bool(pa.types.is_floating(entry))
+
+
+def _without_infinite(cells: pa.Array) -> tuple[pa.Array, int]:
+    if is_number(cells.type):
+        infinite = pc.is_inf(cells)
+        return (
+            pc.if_else(infinite, pa.scalar(None, cells.type), cells),
+            pc.sum(infinite).as_py() or 0,
+        )
+    values = _entries(cells)
+    infinite = np.isinf(values)
+    if not infinite.any():
+        return cells, 0
+    return column_of(np.where(infinite, np.nan, values), cells.type), int(infinite.sum())
+
+
+def _clipped(cells: pa.Array, column: ColumnContract) -> tuple[pa.Array, int]:
+    low = -np.inf if column.min is None else column.min
+    high = np.inf if column.max is None else column.max
+    values = numbers(cells)[:, None] if is_number(cells.type) else _entries(cells)
+    beyond = np.isfinite(values) & ((values < low) | (values > high))
+    if not beyond.any():
+        return cells, 0
+    values = values.clip(low, high)
+    if is_number(cells.type):
+        clipped = pa.array(values[:, 0], from_pandas=True).cast(cells.type)
+        return pc.if_else(pa.array(beyond[:, 0]), clipped, cells), int(beyond.sum())
+    return column_of(values, cells.type), int(beyond.sum())
+
+
+def _entries(cells: pa.Array) -> np.ndarray:
+    values = matrix(cells).astype(np.float64)
+    values[cells.is_null().to_numpy(zero_copy_only=False)] = np.nan
+    return values

@@ -1,0 +1,119 @@
+"""A source and the settings that turn it into a snapshot; and the contract they led to first.
+
+A contract is inferred once, from the first source of its name and settings, and kept in the
+index beside the snapshots. A later source is read as that one was (its dialect, which columns
+are text) and held to the same contract, until a person raises `contract_version`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from data.contract import Contract, SpecError
+from data.formats import Reading
+from data.inference import VERSION as RULES
+from data.inference import infer_contract
+from data.publication import digest_of, put_once, safe_name
+from data.sources import Source, open_source
+from data.survey import Survey
+
+VERSION = 1  # of what is made of a recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A source and the settings that turn it into a snapshot (see `ingest`)."""
+
+    source: str | Path | Any
+    name: str
+    root: Path
+    overrides: Mapping[str, Mapping[str, Any]] | None = None
+    key: str | None = None
+    label: str | None = None
+    split: tuple[float, float] = (0.1, 0.1)
+    contract: Contract | None = None
+    query: str | None = None
+    csv: Mapping[str, str] | None = None
+    extra: str = "ignore"
+    contract_version: int = 1
+
+    def __post_init__(self) -> None:
+        safe_name(self.name)
+        if self.contract is not None and (self.overrides or self.key or self.label):
+            raise SpecError("a contract says it all: give no overrides, key or label beside it")
+
+    @cached_property
+    def settings_digest(self) -> str:
+        """What identifies the settings: sources of one name and these share a contract."""
+        return digest_of(
+            {
+                "overrides": self.overrides or {},
+                "key": self.key,
+                "label": self.label,
+                "contract": None if self.contract is None else self.contract.digest,
+                "query": self.query,
+                "csv": self.csv,
+                "extra": self.extra,
+                "contract_version": self.contract_version,
+            }
+        )[:32]
+
+    @cached_property
+    def digest(self) -> str:
+        """What identifies the recipe; reading the source's bytes is the cost."""
+        parts = [self.opened.digest, self.settings_digest, self.split, RULES, VERSION]
+        return digest_of(parts)[:32]
+
+    @property
+    def folder(self) -> Path:
+        """Where snapshots of this name are."""
+        return self.root / self.name
+
+    @cached_property
+    def known_contract(self) -> Contract | None:
+        """The contract that is given, or that an earlier source of these settings led to."""
+        if self.contract is not None or not self._contract_path.exists():
+            return self.contract
+        return Contract.from_json(self._contract_path.read_text("utf-8"))
+
+    @cached_property
+    def opened(self) -> Source:
+        """The source, read as its contract or its settings say."""
+        known = self.known_contract
+        types = {} if known is None else {c.name: c.dtype for c in known.columns}
+        types |= {n: str(c["dtype"]) for n, c in (self.overrides or {}).items() if "dtype" in c}
+        reading = Reading(
+            csv=self.csv or {},
+            frozen=None if known is None or self.csv else known.csv,
+            types=types,
+        )
+        return open_source(self.source, query=self.query, reading=reading)
+
+    def contract_of(self, seen: Survey) -> Contract:
+        """The known contract, or one inferred from what was seen of the source."""
+        if self.known_contract is not None:
+            return self.known_contract
+        inferred = infer_contract(
+            seen, name=self.name, key=self.key, label=self.label, overrides=self.overrides
+        )
+        return replace(
+            inferred, version=self.contract_version, extra=self.extra, csv=self.opened.csv
+        )
+
+    def remember(self, contract: Contract, entry: Mapping[str, Any]) -> None:
+        """Note which snapshot this recipe gave, and the contract for sources to come."""
+        put_once(self.index_path, json.dumps(entry, indent=1).encode())
+        if self.contract is None:
+            put_once(self._contract_path, contract.to_json().encode())
+
+    @property
+    def index_path(self) -> Path:
+        """The file that says which snapshot this recipe gave."""
+        return self.folder / ".index" / f"{self.digest}.json"
+
+    @property
+    def _contract_path(self) -> Path:
+        return self.folder / ".index" / f"contract-{self.settings_digest}.json"
