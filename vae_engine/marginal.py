@@ -42,14 +42,15 @@ class Tally(NamedTuple):
 
     log_sum: Float[Tensor, " rows"]
     log_sum_squares: Float[Tensor, " rows"]
-    largest: Float[Tensor, "kept rows"]  # log weights, largest first; -inf where none came yet
+    largest: Float[Tensor, "_ rows"]  # log weights, largest first: `kept` of them, or all
     samples: int  # weights that came, for each of these rows
+    kept: int
 
     @classmethod
     def empty(cls, rows: int, *, samples: int, device: torch.device | str = "cpu") -> "Tally":
         """Begin; at most `samples` are to come, which says how many k-hat needs to keep."""
         nothing = torch.full((rows,), -math.inf, dtype=torch.float64, device=device)
-        return cls(nothing, nothing, nothing.expand(tail_samples(samples) + 1, -1), 0)
+        return cls(nothing, nothing, nothing.new_empty(0, rows), 0, tail_samples(samples) + 1)
 
     def plus(self, log_w: Float[Tensor, "samples rows"]) -> "Tally":
         """Count some more weights of every row."""
@@ -58,8 +59,19 @@ class Tally(NamedTuple):
         return Tally(
             torch.logaddexp(self.log_sum, log_w.logsumexp(0)),
             torch.logaddexp(self.log_sum_squares, (2 * log_w).logsumexp(0)),
-            seen.topk(len(self.largest), 0).values,
+            seen.topk(min(self.kept, len(seen)), 0).values,
             self.samples + len(log_w),
+            self.kept,
+        )
+
+    def rows(self, index: Int64[Tensor, " chosen"]) -> "Tally":
+        """Return the tally of some of the rows."""
+        return Tally(
+            self.log_sum[index],
+            self.log_sum_squares[index],
+            self.largest[:, index],
+            self.samples,
+            self.kept,
         )
 
     def estimate(self) -> MarginalEstimate:
