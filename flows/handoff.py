@@ -70,13 +70,18 @@ def load_rows(
     snapshot: Snapshot, preprocessor: Preprocessor, split: str, *, limit: int | None = None
 ) -> Rows:
     """Read and encode one split; with `limit`, the rows with the lowest keys."""
-    xs, keys = [], []
+    kept: list[Rows] = []
     for part in snapshot.parts:
         table = snapshot.part_table(part, split=split)
-        xs.append(preprocessor.transform(table).x)
-        keys.append(row_keys(table[snapshot.key]))
-    rows = Rows(torch.from_numpy(np.concatenate(xs)), torch.cat(keys))
-    return rows if limit is None or limit >= len(rows.x) else rows.first(limit)
+        x = torch.from_numpy(preprocessor.transform(table).x)
+        kept.append(Rows(x, row_keys(table[snapshot.key])))
+        if limit is not None and sum(len(rows.x) for rows in kept) > limit:
+            kept = [_joined(kept).first(limit)]  # never more than a part beside the sample
+    return _joined(kept)
+
+
+def _joined(parts: list[Rows]) -> Rows:
+    return Rows(*(torch.cat(field) for field in zip(*parts, strict=True)))
 
 
 def row_keys(keys: pa.ChunkedArray) -> Tensor:
@@ -84,9 +89,9 @@ def row_keys(keys: pa.ChunkedArray) -> Tensor:
     return torch.from_numpy(hash_keys(keys).view(np.int64))
 
 
-def statistics(config: ModelConfig, train: Rows) -> Statistics:
+def statistics(config: ModelConfig, train: Tensor) -> Statistics:
     """What the decoder starts from: moments of the train rows."""
-    return Statistics.of(config, train.x[:STATISTICS_ROWS])
+    return Statistics.of(config, train[:STATISTICS_ROWS])
 
 
 def model_config(spec: Spec, preprocessor: Preprocessor, snapshot: Snapshot) -> ModelConfig:
@@ -171,7 +176,7 @@ def training_plan(spec: Spec, rows: int) -> TrainingPlan:
         "epochs": None if chosen.steps else epochs,
         "batch_rows": min(128, max(16, rows // 20)),
         "patience": PATIENCE,
-        **_said(chosen, {"device", "rows"}),
+        **_said(chosen, {"device", "rows", "memory_bytes"}),
     }
     return TrainingPlan(device=_device(chosen.device), **settings)
 

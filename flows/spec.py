@@ -96,6 +96,7 @@ class TrainingSection(Section):
 
     seed: int = Field(0, ge=0)
     rows: int | None = Field(None, ge=2)  # train on so many only, those with the lowest keys
+    memory_bytes: int | None = Field(None, ge=0)  # rows that take more are packed on disk
     epochs: int | None = Field(None, ge=1)
     steps: int | None = Field(None, ge=1)
     batch_rows: int | None = Field(None, ge=1)

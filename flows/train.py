@@ -6,6 +6,7 @@ The same command finds the same folder (`flows.runs.folder_of`), finished or hal
 import json
 import logging
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from data.preprocessing import Preprocessor, fit_preprocessor
 from data.publication import canonical_json, locked, replace_file
@@ -24,15 +25,16 @@ from flows import handoff
 from flows.card import model_card
 from flows.handoff import Rows
 from flows.progress import advance
-from flows.runs import RunFolder, Stage, folder_of, once, read_metrics
+from flows.runs import RunFolder, Stage, folder_of, once, read_metrics, read_record
 from flows.settings import Home
-from flows.spec import Spec
+from flows.spec import Spec, TrainingSection
 from flows.stopping import to_a_boundary, turn_on, until
+from flows.training_rows import TrainingRows, training_rows
 from vae_engine import artifact, checkpoint
 from vae_engine.config import ModelConfig, TrainingPlan
 from vae_engine.evaluation import evaluate
 from vae_engine.stopping import EarlyStopping
-from vae_engine.training import TrainState, fit, minibatches, new_state
+from vae_engine.training import TrainState, fit, new_state
 
 logger = logging.getLogger(__name__)
 
@@ -83,14 +85,23 @@ def train_model(spec: Spec, home: Home, snapshot_path: str) -> Stage:
 
 def _train(spec: Spec, home: Home, snapshot: Snapshot, folder: RunFolder) -> Mapping[str, Any]:
     preprocessor = fit_preprocessor(snapshot)
-    train = handoff.load_rows(snapshot, preprocessor, "train", limit=spec.training.rows)
+    train = training_rows(
+        snapshot, preprocessor, as_begun(spec.training, folder), home.root / "packed"
+    )
     valid = handoff.load_rows(snapshot, preprocessor, "valid", limit=handoff.VALID_ROWS)
     config = handoff.model_config(spec, preprocessor, snapshot)
-    plan = handoff.training_plan(spec, len(train.x))
+    plan = handoff.training_plan(spec, len(train))
+    if train.packed:
+        logger.warning("%s train rows do not fit into memory: packed on disk", len(train))
     replace_file(folder.preprocessor, preprocessor.to_json().encode())
-    replace_file(folder.plan, canonical_json(_plan(spec, snapshot, config, plan)).encode())
+    decided = _plan(spec, snapshot, config, plan) | {"packed": train.packed}
+    replace_file(folder.plan, canonical_json(decided).encode())
 
-    state = new_state(config, plan, handoff.statistics(config, train), rows=len(train.x))
+    sample = train.sample()
+    statistics = handoff.statistics(config, sample)
+    golden = sample[:GOLDEN_ROWS].clone()
+    del sample
+    state = new_state(config, plan, statistics, rows=len(train))
     saved = checkpoint.load_latest(folder.checkpoints, state)
     progress = Progress.of(saved, plan.patience)
     if saved is not None:
@@ -108,7 +119,7 @@ def _train(spec: Spec, home: Home, snapshot: Snapshot, folder: RunFolder) -> Map
     return {
         "path": str(folder.path),
         "run_id": folder.run_id,
-        "digest": _save_artifact(folder, state, snapshot, preprocessor, train),
+        "digest": _save_artifact(folder, state, snapshot, preprocessor, golden),
         "steps": steps,
         "best_step": progress.stopping.best_step,
         "valid_elbo_nats": progress.stopping.best_nats,
@@ -116,9 +127,17 @@ def _train(spec: Spec, home: Home, snapshot: Snapshot, folder: RunFolder) -> Map
     }
 
 
+def as_begun(wanted: TrainingSection, folder: RunFolder) -> TrainingSection:
+    """The settings, with rows in memory or on disk as they were when this run began."""
+    if not folder.plan.exists():
+        return wanted
+    packed = read_record(folder.plan).get("packed", False)  # before there was a choice
+    return wanted.model_copy(update={"memory_bytes": 0 if packed else sys.maxsize})
+
+
 def _fit(
     state: TrainState,
-    train: Rows,
+    train: TrainingRows,
     valid: Rows,
     folder: RunFolder,
     progress: Progress,
@@ -129,10 +148,10 @@ def _fit(
     Where `stop` is set, the end is the next step, and what there is by then is saved.
     """
     plan = state.plan
-    total = plan.total_steps(len(train.x))
+    total = plan.total_steps(len(train))
     started, before_s = time.perf_counter(), progress.train_s
-    batches = until(stop, minibatches(train.x, plan, train.row_keys, start_step=state.step))
-    for report in fit(state, batches, report_every=report_every(len(train.x), plan)):
+    batches = until(stop, train.minibatches(plan, state.step))
+    for report in fit(state, batches, report_every=report_every(len(train), plan)):
         elbo = evaluate(state.averaged_model(), valid.batches(), samples=1, seed=plan.seed).elbo
         if progress.stopping.offer(state.step, elbo.mean):
             checkpoint.save(folder.best, state, {})
@@ -142,7 +161,7 @@ def _fit(
             {
                 "step": state.step,
                 "time_ms": int(time.time() * 1000),
-                "epoch": state.step * plan.batch_rows / len(train.x),
+                "epoch": state.step * plan.batch_rows / len(train),
                 "train/elbo_nats": report.elbo_nats,
                 "train/log_likelihood_nats": report.log_likelihood_nats,
                 "train/kl_nats": report.kl_nats,
@@ -229,7 +248,7 @@ def _save_artifact(
     state: TrainState,
     snapshot: Snapshot,
     preprocessor: Preprocessor,
-    train: Rows,
+    golden: Tensor,
 ) -> str:
     """Write the artifact of the best weights beside its place, and give it its name whole."""
     staging = folder.path / ".model"
@@ -243,6 +262,6 @@ def _save_artifact(
     }
     for name, text in documents.items():
         (staging / name).write_text(text, encoding="utf-8")
-    digest = artifact.save_model(staging, state.averaged_model(), train.x[:GOLDEN_ROWS])
+    digest = artifact.save_model(staging, state.averaged_model(), golden)
     staging.rename(folder.model)
     return digest
