@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +13,36 @@ from data.preprocessing import Preprocessor
 from data.publication import locked
 from data.snapshot import Snapshot, open_snapshot
 from flows import handoff
+from flows.estimates import as_mapping, log_marginal, other_estimates
 from flows.handoff import Rows
 from flows.probes import probe_features
 from flows.progress import advance
+from flows.reconstruction import reconstruction_errors
+from flows.retraining import features_retrained
 from flows.runs import RunFolder, Stage, once, read_record
 from flows.spec import Spec
+from vae_engine.aggregate import mutual_information
 from vae_engine.artifact import load_model
 from vae_engine.baselines import factor_analysis, independent_columns
 from vae_engine.encoding import encode
-from vae_engine.evaluation import ElboReport, Total, evaluate
-from vae_engine.marginal import MarginalEstimate, estimate_log_marginal
+from vae_engine.evaluation import Total, evaluate
 from vae_engine.model import VAE
 
 ELBO_SAMPLES = 8  # draws of z per test row; their noise is below that between rows
-PROBE_ROWS = 20_000  # of the train split
-TRUSTED_K = (
-    0.7  # Vehtari et al. (2024): above it an importance-sampling estimate is not trusted
+FITTED_ROWS = 20_000  # of the train split: probes and baselines are fitted to them
+TEST_ROWS = 200_000  # of the test split: the error of a mean over them is in the third digit
+ESTIMATES = (
+    "elbo",
+    "distortion",
+    "rate",
+    "mutual_information",
+    "log_marginal",
+    "annealed",
+    "density",
+    "independent",
+    "factor_analysis",
 )
-CHUNK_ROWS = 100  # between two progress reports
+REFERENCE_ROWS = 2_000  # whose aggregated posterior the mutual information is taken against
 
 
 def evaluate_model(spec: Spec, run_path: str) -> Stage:
@@ -45,62 +57,55 @@ def _evaluate(spec: Spec, folder: RunFolder) -> dict[str, Any]:
     snapshot = open_snapshot(Path(plan["snapshot"]))
     model = load_model(folder.model)
     preprocessor = Preprocessor.from_json(folder.preprocessor.read_text("utf-8"))
-    train = handoff.load_rows(snapshot, preprocessor, "train")
-    test = handoff.load_rows(snapshot, preprocessor, "test")
-    sample = test.first(spec.evaluation.rows)
-    seed = spec.evaluation.seed
+    train = handoff.load_rows(snapshot, preprocessor, "train", limit=FITTED_ROWS)
+    test = handoff.load_rows(snapshot, preprocessor, "test", limit=TEST_ROWS)
+    settings = spec.evaluation
+    sample = test.first(settings.rows)
 
-    report = evaluate(model, test.batches(), samples=ELBO_SAMPLES, seed=seed)
-    marginal = _log_marginal(spec, model, sample)
-    fitted = train.first(PROBE_ROWS)
-    independent = independent_columns(model.config, fitted.batch, sample.batch, seed=seed)
-    factors = factor_analysis(
-        model.config, fitted.batch, sample.batch, latents=model.latents, seed=seed
+    report = evaluate(model, test.batches(), samples=ELBO_SAMPLES, seed=settings.seed)
+    marginal_per_row, marginal = log_marginal(settings, model, sample)
+    independent = independent_columns(
+        model.config, train.batch, sample.batch, seed=settings.seed
     )
+    factors = factor_analysis(
+        model.config, train.batch, sample.batch, latents=model.latents, seed=settings.seed
+    )
+    known = sample.first(REFERENCE_ROWS)
     value = {
         "time_ms": int(time.time() * 1000),
         "split": "test",
         "rows": len(test.x),
         "latents": model.latents,
-        "elbo": _estimate(report.elbo),
-        "distortion": _estimate(report.distortion),
-        "rate": _estimate(report.rate),
+        "elbo": as_mapping(report.elbo),
+        "distortion": as_mapping(report.distortion),
+        "rate": as_mapping(report.rate),
+        "mutual_information": as_mapping(
+            mutual_information(model, *known.batch, seed=settings.seed)
+        ),
         # None where the KL is not a sum over latents: a flow, a mixture.
         "kl_per_latent": [kl if math.isfinite(kl) else None for kl in report.kl_per_latent],
         "activity": list(report.activity),
         "active_units": report.active_units,
         "active_threshold": report.active_threshold,
-        "log_likelihood_per_column": report.log_likelihood_per_column,
-        "log_marginal": _estimate(Total.of(marginal.log_marginal_nats))
-        | {"importance_samples": spec.evaluation.importance_samples},
-        "untrusted_fraction": float((marginal.pareto_k > TRUSTED_K).double().mean()),
-        "independent": _estimate(Total.of(independent)),
-        "factor_analysis": None if factors is None else _estimate(Total.of(factors)),
-        "log_marginal_per_row": marginal.log_marginal_nats.tolist(),
+        "log_likelihood_per_column": {
+            name: total.mean for name, total in report.log_likelihood_per_column.items()
+        },
+        "log_likelihood_per_column_stderr": {
+            name: total.stderr for name, total in report.log_likelihood_per_column.items()
+        },
+        "reconstruction": reconstruction_errors(model, test),
+        "log_marginal": marginal,
+        "untrusted_fraction": marginal["untrusted_fraction"],
+        **other_estimates(settings, model, sample),
+        "independent": as_mapping(Total.of(independent)),
+        "factor_analysis": None if factors is None else as_mapping(Total.of(factors)),
+        "log_marginal_per_row": marginal_per_row.tolist(),
         "independent_per_row": independent.tolist(),
         "probe": _probe(snapshot, model, train, test),
     }
-    return value | {"metrics": _metrics(value, report)}
-
-
-def _estimate(total: Total) -> dict[str, Any]:
-    return {"nats": total.mean, "stderr": total.stderr, "rows": total.rows, "split": "test"}
-
-
-def _log_marginal(spec: Spec, model: VAE, sample: Rows) -> MarginalEstimate:
-    parts = []
-    for done, (x, keys) in enumerate(sample.batches(CHUNK_ROWS)):
-        parts.append(
-            estimate_log_marginal(
-                model,
-                x,
-                keys,
-                samples=spec.evaluation.importance_samples,
-                seed=spec.evaluation.seed,
-            )
-        )
-        advance("evaluate", done * CHUNK_ROWS + len(x), len(sample.x), "log p(x) of test rows")
-    return MarginalEstimate(*(torch.cat(field) for field in zip(*parts, strict=True)))
+    if settings.stability:
+        value["stability"] = features_retrained(spec, folder, model, train, test)
+    return value | {"metrics": _metrics(value)}
 
 
 def log_marginal_of(spec: Spec, folder: RunFolder, artifact: Path, rows: int) -> list[float]:
@@ -108,7 +113,7 @@ def log_marginal_of(spec: Spec, folder: RunFolder, artifact: Path, rows: int) ->
     snapshot = open_snapshot(Path(read_record(folder.plan)["snapshot"]))
     preprocessor = Preprocessor.from_json((artifact / "preprocessor.json").read_text("utf-8"))
     sample = handoff.load_rows(snapshot, preprocessor, "test", limit=rows)
-    return _log_marginal(spec, load_model(artifact), sample).log_marginal_nats.tolist()
+    return list(log_marginal(spec.evaluation, load_model(artifact), sample)[0].tolist())
 
 
 def _probe(snapshot: Snapshot, model: VAE, train: Rows, test: Rows) -> list[dict[str, Any]]:
@@ -117,15 +122,14 @@ def _probe(snapshot: Snapshot, model: VAE, train: Rows, test: Rows) -> list[dict
     if label is None:
         return []
     advance("evaluate", 0, 1, f"probing for {label!r}")
-    fitted, held_out = train.first(PROBE_ROWS), test
-    features = [_features(model, rows) for rows in (fitted, held_out)]
+    features = [_features(model, rows) for rows in (train, test)]
     labels = [_labels(snapshot, split) for split in ("train", "test")]
     probes = probe_features(
         latents=(features[0][0], features[1][0]),
         inputs=(features[0][1], features[1][1]),
         labels=(
-            np.array([labels[0][key] for key in fitted.row_keys.tolist()]),
-            np.array([labels[1][key] for key in held_out.row_keys.tolist()]),
+            np.array([labels[0][key] for key in train.row_keys.tolist()]),
+            np.array([labels[1][key] for key in test.row_keys.tolist()]),
         ),
     )
     return [probe.to_mapping() for probe in probes]
@@ -149,21 +153,26 @@ def _labels(snapshot: Snapshot, split: str) -> Mapping[int, Any]:
     return found
 
 
-def _metrics(value: Mapping[str, Any], report: ElboReport) -> dict[str, float]:
+def _metrics(value: Mapping[str, Any]) -> dict[str, float]:
     """The numbers that MLflow shows, each estimate with its standard error."""
-    estimates = ("elbo", "distortion", "rate", "log_marginal", "independent")
-    metrics = {f"test/{name}_nats": value[name]["nats"] for name in estimates}
-    metrics |= {f"test/{name}_nats_stderr": value[name]["stderr"] for name in estimates}
-    if value["factor_analysis"] is not None:
-        metrics["test/factor_analysis_nats"] = value["factor_analysis"]["nats"]
-        metrics["test/factor_analysis_nats_stderr"] = value["factor_analysis"]["stderr"]
+    metrics: dict[str, float] = {}
+    estimates = {name: value.get(name) for name in ESTIMATES}
+    estimates |= {f"bound_{name}": each for name, each in value.get("bounds", {}).items()}
+    for name, estimate in estimates.items():
+        if estimate is not None:
+            metrics[f"test/{name}_nats"] = estimate["nats"]
+            metrics[f"test/{name}_nats_stderr"] = estimate["stderr"]
     metrics |= {
-        "test/active_units": report.active_units,
+        "test/active_units": value["active_units"],
         "test/untrusted_fraction": value["untrusted_fraction"],
     }
-    probes: Sequence[Mapping[str, Any]] = value["probe"]
-    for probe in probes:
+    for probe in value["probe"]:
         for features in ("latents", "pca", "inputs"):
-            metrics[f"probe/{probe['name']}_{features}"] = probe[features]
-            metrics[f"probe/{probe['name']}_{features}_stderr"] = probe[f"{features}_stderr"]
-    return metrics
+            name = f"probe/{probe['name']}_{features}"
+            metrics[name] = probe[features]
+            metrics[f"{name}_stderr"] = probe[f"{features}_stderr"]
+    if "stability" in value:
+        for name in ("first_from_second", "second_from_first"):
+            metrics[f"stability/{name}_r2"] = value["stability"][name]
+            metrics[f"stability/{name}_r2_stderr"] = value["stability"][f"{name}_stderr"]
+    return {name: number for name, number in metrics.items() if math.isfinite(number)}

@@ -123,8 +123,21 @@ class TrainingSection(Section):
 class EvaluationSection(Section):
     """How the model is measured on the test split."""
 
-    importance_samples: int = Field(500, ge=1)
-    rows: int = Field(1000, ge=1)
+    estimators: tuple[Literal["importance", "annealing", "density", "bidirectional"], ...] = (
+        "importance",
+        "bidirectional",
+    )
+    importance_samples: int = Field(
+        500, ge=2
+    )  # of each row; the most, where effort is adaptive
+    tolerance_nats: float | None = Field(None, ge=0)  # standard error of each row's log p(x)
+    budget_s: float | None = Field(None, ge=0)  # for effort beyond the first samples
+    rows: int = Field(1000, ge=2)  # test rows whose log p(x) is estimated
+    annealed_rows: int = Field(100, ge=2)  # of them, by the dearer estimators
+    simulated_rows: int = Field(16, ge=2)  # drawn from the model, bounded from both sides
+    temperatures: int = Field(100, ge=1)
+    chains: int = Field(8, ge=2)
+    stability: bool = False  # train again from another seed and compare the features
     seed: int = 0
 
 

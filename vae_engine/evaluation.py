@@ -59,7 +59,7 @@ class ElboReport:
     rate: Total  # KL(q(z|x) || p(z))
     kl_per_latent: tuple[float, ...]  # nan where q or the prior does not factorize
     activity: tuple[float, ...]  # Var_x(E_q[z]) of each latent
-    log_likelihood_per_column: dict[str, float] = field(default_factory=dict)
+    log_likelihood_per_column: dict[str, Total] = field(default_factory=dict)
     active_threshold: float = ACTIVE_VARIANCE
 
     @property
@@ -86,7 +86,7 @@ def evaluate(
     """
     elbo = distortion = rate = Total()
     kls = means = squares = torch.zeros(model.latents, dtype=torch.float64)
-    columns = torch.zeros(len(model.config.columns), dtype=torch.float64)
+    columns = [Total()] * len(model.config.columns)
     for x, row_keys in batches:
         x = binarized_for_evaluation(model.config, x, row_keys, seed)
         q = model.posterior(x)
@@ -101,7 +101,9 @@ def evaluate(
         kls = kls + (torch.nan if by_latent is None else by_latent.double().sum(0).cpu())
         means = means + q.mean.double().sum(0).cpu()
         squares = squares + q.mean.double().square().sum(0).cpu()
-        columns = columns + by_column.double().sum(0).cpu()
+        columns = [
+            sum_ + Total.of(part) for sum_, part in zip(columns, by_column.T, strict=True)
+        ]
     if not elbo.rows:
         raise ValueError("evaluate needs at least one row; got none")
     activity = squares / elbo.rows - (means / elbo.rows).square()
@@ -112,5 +114,5 @@ def evaluate(
         rate,
         tuple((kls / elbo.rows).tolist()),
         tuple(activity.clamp(min=0).tolist()),
-        dict(zip(names, (columns / elbo.rows).tolist(), strict=True)),
+        dict(zip(names, columns, strict=True)),
     )
