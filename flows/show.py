@@ -33,6 +33,16 @@ def summary(value: Mapping[str, Any], console: Console) -> None:
             f"{nats(marginal)} nats  [dim]{marginal['rows']:,} rows, "
             f"{marginal['importance_samples']:,} importance samples[/]",
         )
+        rows.add_row(
+            "", f"[dim]k̂ trusts it for {1 - marginal['untrusted_fraction']:.0%} of rows[/]"
+        )
+        bounds = value.get("bounds")
+        if bounds:
+            rows.add_row(
+                "",
+                f"[dim]of {bounds['width']['rows']} simulated rows it lies between "
+                f"{bounds['lower']['nats']:.2f} and {bounds['upper']['nats']:.2f}[/]",
+            )
         rows.add_row("", f"[dim]independent columns {nats(value['independent'])} nats[/]")
         if value.get("factor_analysis"):
             linear = nats(value["factor_analysis"])

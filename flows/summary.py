@@ -13,6 +13,17 @@ from flows.runs import RunFolder, Stage, folder_of
 from flows.settings import Home
 from flows.spec import Spec
 
+MEASURED = (
+    "elbo",
+    "log_marginal",
+    "bounds",
+    "independent",
+    "factor_analysis",
+    "active_units",
+    "latents",
+    "probe",
+)
+
 
 def of(spec: Spec, stages: Mapping[str, Stage]) -> dict[str, Any]:
     """The summary of the stages that ran; a finished run's is kept for `finished`."""
@@ -31,11 +42,7 @@ def of(spec: Spec, stages: Mapping[str, Stage]) -> dict[str, Any]:
     }
     if "evaluate" in values:
         measured = values["evaluate"]
-        names = (
-            "elbo", "log_marginal", "independent", "factor_analysis", "active_units",
-            "latents", "probe",
-        )  # fmt: skip
-        summary |= {name: measured[name] for name in names}
+        summary |= {name: measured.get(name) for name in MEASURED}
     if "register" in values:
         registered = values["register"]
         shown = ("name", "version", "aliases", "digest", "verdict", "mlflow_run")
