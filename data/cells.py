@@ -43,6 +43,11 @@ def is_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_fixed_size_binary(kind) and not pa.types.is_decimal(kind))
 
 
+def is_fixed(kind: pa.DataType) -> bool:
+    """Whether a cell is a fixed number of numbers or bytes: a row of a matrix."""
+    return is_bytes(kind) or (is_list(kind) and bool(pa.types.is_fixed_size_list(kind)))
+
+
 def numbers(array: pa.Array) -> npt.NDArray[np.float64]:
     """Return the cells as float64, null as NaN."""
     values = array.cast(pa.float64(), safe=False)  # int64 beyond 2**53 is rounded, knowingly

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.cells import is_number, matrix, numbers
+from data.cells import is_fixed, is_number, matrix, numbers
 from data.conform import MisfitError, conform_column, conform_indices
 from data.contract import ROW_ID, ColumnContract, Contract, hint
 from data.duplicates import Duplicates
@@ -212,7 +212,7 @@ class Checker:
         elif column.indices is not None:
             bad = _bad_places(cells, kept[column.indices], column.entries)
             self._note(column.name, "bad_places", bad, names)
-        elif is_number(cells.type) or column.entries > 1:
+        elif is_number(cells.type) or is_fixed(cells.type):
             for code, mask in _bad_numbers(cells, column):
                 self._note(column.name, code, mask, names)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.cells import column_of, is_number, matrix, numbers
+from data.cells import column_of, is_fixed, is_number, matrix, numbers
 from data.contract import ColumnContract
 
 Treated = tuple[pa.Array, Counter[str]]
@@ -22,7 +22,7 @@ def treated(cells: pa.Array, column: ColumnContract) -> Treated:
     counts: Counter[str] = Counter()
     if column.infinite == "null" and _holds_floats(cells.type):
         cells, counts["infinite"] = _without_infinite(cells)
-    if column.outside == "clip" and (is_number(cells.type) or column.entries > 1):
+    if column.outside == "clip" and (is_number(cells.type) or is_fixed(cells.type)):
         cells, counts["clipped"] = _clipped(cells, column)
     return cells, +counts
 

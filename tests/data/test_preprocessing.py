@@ -1,3 +1,5 @@
+import datetime
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.checking import conform
-from data.contract import ColumnContract, Contract
+from data.contract import TIMESTAMP, ColumnContract, Contract
 from data.preprocessing import Preprocessor, fit
 from data.publication import FormatError
 
 RANDOM = np.random.default_rng(0)
+UTC, SECOND = datetime.UTC, datetime.timedelta(seconds=1)
+MONDAY = datetime.datetime(1970, 1, 5, tzinfo=UTC)  # in whose week a time of the week is told
 
 
 def contract(*columns: ColumnContract) -> Contract:
@@ -46,6 +50,19 @@ MIXED = contract(
         name="s", kind="count", dtype="int32", length=4, indices="at", nulls="allow"
     ),
     ColumnContract(name="at", kind="ignore", dtype="int32"),
+    ColumnContract(
+        name="q", kind="continuous", dtype="double", scaling="quantile", nulls="allow"
+    ),
+    ColumnContract(
+        name="r", kind="positive", dtype="double", scaling="quantile", nulls="allow"
+    ),
+    ColumnContract(
+        name="t",
+        kind="timestamp",
+        dtype="timestamp[us, tz=UTC]",
+        cycles=("day", "week"),
+        nulls="allow",
+    ),
 )
 
 
@@ -69,6 +86,9 @@ def mixed_rows(draw: st.DrawFn) -> dict[str, Any]:
         "v": cell(draw, st.lists(number, min_size=2, max_size=2)),
         "at": None if sparse is None else sorted(sparse),
         "s": None if sparse is None else [sparse[place] for place in sorted(sparse)],
+        "q": cell(draw, number),
+        "r": cell(draw, st.floats(1e-3, 1e3)),
+        "t": cell(draw, st.integers(0, 7 * 86_399).map(lambda s: MONDAY + s * SECOND)),
     }
 
 
@@ -79,13 +99,15 @@ def mixed(rows: list[dict[str, Any]]) -> pa.Table:
     return conform(pa.Table.from_pylist(numbered, schema=schema), MIXED)
 
 
-tables = st.lists(mixed_rows(), min_size=1, max_size=20).map(mixed)
+tables = st.lists(mixed_rows(), min_size=1, max_size=7).map(mixed)
 
 
 def close(one: Any, other: Any) -> bool:
     """Equal to float32's precision of the spread: 1e6 / 2**24, and a little more."""
     if one is None or other is None or isinstance(one, bool | str | bytes):
         return bool(one == other)
+    if isinstance(one, datetime.datetime):
+        return bool(abs(one - other) < datetime.timedelta(seconds=1))
     if isinstance(one, list):
         return all(map(close, one, other))
     return bool(np.isclose(one, other, rtol=1e-4, atol=1.0))
@@ -104,7 +126,7 @@ def test_decoding_what_was_encoded_gives_the_table_back(table: pa.Table) -> None
         assert all(one == other if exact else close(one, other) for one, other in pairs)
 
 
-@given(tables, st.integers(1, 20))
+@given(tables, st.integers(1, 7))
 def test_a_row_is_encoded_alone(table: pa.Table, rows: int) -> None:
     preprocessor = fit([table], MIXED)
     parts = [preprocessor.transform(table.slice(k, rows)).x for k in range(0, len(table), rows)]
@@ -112,7 +134,7 @@ def test_a_row_is_encoded_alone(table: pa.Table, rows: int) -> None:
     np.testing.assert_array_equal(np.concatenate(parts), preprocessor.transform(table).x)
 
 
-@given(tables, st.integers(1, 20))
+@given(tables, st.integers(1, 7))
 def test_fitting_in_batches_is_fitting_at_once(table: pa.Table, rows: int) -> None:
     whole = fit([table], MIXED)
     parts = fit((table.slice(k, rows) for k in range(0, len(table), rows)), MIXED)
@@ -141,12 +163,48 @@ def test_columns_lie_side_by_side_in_the_contract_s_order() -> None:
     assert starts == [
         ("a", 0, 1), ("n", 1, 1), ("p", 2, 1), ("b", 3, 1), ("c", 4, 1),
         ("o", 5, 1), ("k", 6, 1), ("i", 7, 2), ("v", 9, 2), ("s", 11, 4),
+        ("q", 15, 1), ("r", 16, 1), ("t", 17, 4),
     ]  # fmt: skip
-    assert preprocessor.features == 15
+    assert preprocessor.features == 21
     table = mixed([{**row, "v": [1.0, 2.0], "at": [1], "s": [9]}])
-    np.testing.assert_array_equal(
-        preprocessor.transform(table).x, [[0, 0, 0, 1, 1, 2, 7, 1, 2, 0, 0, 0, 9, 0, 0]]
+    expected = [0, 0, 0, 1, 1, 2, 7, 1, 2, 0, 0, 0, 9, 0, 0]
+    np.testing.assert_array_equal(preprocessor.transform(table).x[:, :15], [expected])
+
+
+def test_a_time_is_encoded_only_where_the_contract_says_so() -> None:
+    times = pa.table({"t": pa.array([0], TIMESTAMP), "x": [1.0]})
+    dated = ColumnContract(name="t", kind="timestamp", dtype="timestamp[us, tz=UTC]")
+    number = ColumnContract(name="x", kind="continuous", dtype="double")
+
+    assert fit([times], contract(dated, number)).features == 1
+    cyclic = replace(dated, cycles=("day",))
+    preprocessor = fit([times], contract(cyclic, number))
+    np.testing.assert_allclose(preprocessor.transform(times).x, [[0, 1, 0]], atol=1e-6)
+    column = preprocessor.columns[0]
+    assert (column.kind, column.shift, column.scale, column.width) == ("vector", 0, 1, 2)
+
+
+def test_quantile_scaling_makes_a_long_tail_normal() -> None:
+    values = RANDOM.exponential(size=2000) ** 3
+    table = pa.table({"x": values})
+    scaled = contract(
+        ColumnContract(name="x", kind="continuous", dtype="double", scaling="quantile")
     )
+    x = fit([table], scaled).transform(table).x[:, 0]
+
+    assert abs(np.median(x)) < 0.05
+    assert x.std() == pytest.approx(1, abs=0.1)
+
+
+def test_a_constant_is_not_scaled_by_quantiles() -> None:
+    scaled = contract(
+        ColumnContract(name="x", kind="continuous", dtype="double", scaling="quantile")
+    )
+    table = pa.table({"x": [3.0] * 5})
+    preprocessor = fit([table], scaled)
+
+    assert preprocessor.columns[0].constant
+    np.testing.assert_array_equal(preprocessor.transform(table).x, np.zeros((5, 1)))
 
 
 NUMBER = contract(ColumnContract(name="x", kind="continuous", dtype="double"))
