@@ -38,6 +38,7 @@ from data.publication import (
 
 FORMAT, VERSION = "latent-features", 1
 LATEST_FORMAT = "latent-features/latest"
+ASKED_FOR, KNOWN_FROM, PLACE = "__asked_for", "__known_from", "__place"  # while joining
 
 Floats = npt.NDArray[np.float32]
 
@@ -172,14 +173,36 @@ class Features:
         wide = self.to_arrow(feature_names(feature, self.latents), split=split)
         return np.column_stack([column.to_numpy() for column in wide.columns])
 
-    def join(self, frame: pd.DataFrame, *, on: str) -> pd.DataFrame:
+    def join(self, frame: pd.DataFrame, *, on: str, as_of: str | None = None) -> pd.DataFrame:
         """Join features to a frame by key; rows of `frame` without features are left out.
 
+        With `as_of`, a column of times of `frame`, each row gets the features of the latest
+        event that was not later than it (none from its future), and `on` may be any column
+        that tells entities apart. Times that name no zone are read as UTC.
+
         Raises:
-            pandas.errors.MergeError: a key occurs twice in `frame`.
+            pandas.errors.MergeError: a key occurs twice in `frame`, without `as_of`.
+            UnknownNameError: the features have no `event_timestamp`, with `as_of`.
         """
         extra = [name for name in self.schema.names if name == on or name not in frame.columns]
-        return frame.merge(self.to_pandas(extra), on=on, how="inner", validate="one_to_one")
+        if as_of is None:
+            return frame.merge(self.to_pandas(extra), on=on, how="inner", validate="one_to_one")
+        known = self.to_pandas([*dict.fromkeys([*extra, "event_timestamp"])])
+        known[KNOWN_FROM] = known["event_timestamp"]
+        wanted = frame.copy(deep=False)
+        wanted[ASKED_FOR] = pd.to_datetime(frame[as_of], utc=True).astype(
+            known[KNOWN_FROM].dtype
+        )
+        wanted[PLACE] = np.arange(len(frame))
+        joined = pd.merge_asof(
+            wanted.dropna(subset=ASKED_FOR).sort_values(ASKED_FOR),
+            known[[*extra, KNOWN_FROM]].sort_values(KNOWN_FROM),
+            left_on=ASKED_FOR,
+            right_on=KNOWN_FROM,
+            by=on,
+        )
+        found = joined.dropna(subset=KNOWN_FROM).sort_values(PLACE, ignore_index=True)
+        return found.drop(columns=[ASKED_FOR, KNOWN_FROM, PLACE])
 
     def _field(self, name: str) -> pa.Field:
         if name not in self.schema.names:

@@ -283,3 +283,63 @@ def test_a_damaged_file_is_refused(home: Path, features: Features) -> None:
 
 def test_an_undamaged_publication_verifies(home: Path) -> None:
     assert open_features("people", home=home, verify=True).rows == ROWS
+
+
+EVENTS = pa.table(
+    {
+        "id": [1, 2, 3, 4],
+        "x": [0.0] * 4,
+        "label": ["u"] * 4,
+        "city": ["a", "a", "b", "a"],
+        "at": pa.array([10, 20, 15, 30], pa.timestamp("us", "UTC")),
+        "split": ["train"] * 4,
+    }
+)
+
+
+@pytest.fixture
+def events(tmp_path: Path) -> Features:
+    """Events of two cities, whose one latent is the event's number."""
+    staging = Staging(tmp_path / "features", "ev")
+    values = np.arange(1, 5, dtype=np.float32)[:, None]
+    table = features_table(EVENTS, CONTRACT, values, values, model_version=1)
+    final = tmp_path / "features" / "people" / "model_version=v1" / "publication=ev"
+    header = {"format": FORMAT, "format_version": VERSION, "latents": 1}
+    staging.commit(final, [staging.write_part(0, table, {})], header)
+    point(tmp_path, publication="ev")
+    return open_features("people", home=tmp_path)
+
+
+def asked(
+    cities: list[str], micros: list[int | None], zone: str | None = "UTC"
+) -> pd.DataFrame:
+    times = pa.array(micros, pa.timestamp("us", zone))
+    return pa.table({"city": cities, "when": times}).to_pandas()
+
+
+def test_a_join_as_of_a_time_sees_nothing_later(events: Features) -> None:
+    frame = asked(["a", "b", "a", "a", "b", "c"], [25, 15, 9, 999, 14, 99])
+    joined = events.join(frame, on="city", as_of="when")
+
+    assert list(zip(joined["city"], joined["z_mean_000"], strict=True)) == [
+        ("a", 2),  # the event of 20, not that of 30
+        ("b", 3),  # at the very moment
+        ("a", 4),
+    ]
+    assert (joined["event_timestamp"] <= joined["when"]).all()
+    assert "__known_from" not in joined.columns
+
+
+@pytest.mark.parametrize("zone", [None, "Asia/Tokyo"])
+def test_times_of_any_zone_are_compared(events: Features, zone: str | None) -> None:
+    joined = events.join(asked(["a", "a"], [25, None], zone), on="city", as_of="when")
+
+    assert joined["z_mean_000"].tolist() == [2]
+
+
+def test_a_frame_may_call_its_times_event_timestamp(events: Features) -> None:
+    frame = asked(["a"], [25]).rename(columns={"when": "event_timestamp"})
+    joined = events.join(frame, on="city", as_of="event_timestamp")
+
+    assert joined["z_mean_000"].tolist() == [2]
+    assert joined["event_timestamp"].equals(frame["event_timestamp"])
