@@ -1,6 +1,8 @@
 """Evaluation: totals add, noise belongs to rows, and a unit in use is seen."""
 
 import math
+from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
@@ -8,14 +10,100 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.exact import draws
+from tests.mutants import mutant
 from tests.vae_engine.rows import grey, pictures, random_model, sampled, table
+from vae_engine import evaluation
 from vae_engine.evaluation import Total, evaluate
 from vae_engine.noise import keyed_noise
 from vae_engine.objectives import elbo
+from vae_engine.posteriors import DiagonalNormal
 
 MODEL = random_model(table())
 X, KEYS = sampled(table(), 103), torch.arange(103) * 7919
 close = torch.testing.assert_close
+
+
+def totals_add_and_means_do_not(e: ModuleType) -> None:
+    """B6: the mean of batches of any sizes is the mean of all rows, and so is its error."""
+    values = draws(20)
+    total = e.Total()
+    for part in values.split([3, 16, 1]):
+        total += e.Total.of(part)
+    assert total.mean == pytest.approx(values.mean().item())
+    assert total.stderr == pytest.approx(values.std().item() / math.sqrt(20))
+
+
+def a_report_is_that_of_its_terms_by_hand(e: ModuleType) -> None:
+    """B28."""
+    batches = list(zip(X.split(40), KEYS.split(40), strict=True))
+    report = e.evaluate(MODEL, batches, samples=4, seed=5)
+    q = MODEL.posterior(X)
+    assert isinstance(q, DiagonalNormal)
+    z = q.reparameterize(keyed_noise(5, KEYS, 0, 4, 3))
+    log_likelihood = MODEL.log_likelihood(X, z).mean(0)
+    bound = elbo(MODEL, X, keyed_noise(5, KEYS, 0, 4, 3)).double()
+    assert report.elbo.mean == pytest.approx(bound.mean().item(), rel=1e-5)
+    assert report.elbo.stderr == pytest.approx(bound.std().item() / math.sqrt(103), rel=1e-4)
+    assert report.distortion.mean == pytest.approx(-log_likelihood.mean().item(), rel=1e-5)
+    assert report.rate.mean == pytest.approx(q.kl_from_prior().mean().item(), rel=1e-5)
+    assert report.kl_per_latent == pytest.approx(q.kl_per_latent().mean(0).tolist(), rel=1e-5)
+    assert report.activity == pytest.approx(q.mean.var(0, correction=0).tolist(), rel=1e-4)
+    by_column = sum(total.mean for total in report.log_likelihood_per_column.values())
+    assert by_column == pytest.approx(log_likelihood.mean().item(), rel=1e-5)
+
+
+LAWS = [totals_add_and_means_do_not, a_report_is_that_of_its_terms_by_hand]
+MUTANTS = {
+    "total: mean of means (B6)": ("self.rows + other.rows", "self.rows + 1"),
+    "total: last batch only (B7)": (
+        "return Total(self.sum + other.sum",
+        "return Total(other.sum",
+    ),
+    "total: squares of the sum": (
+        "values.square().sum().item()",
+        "values.sum().square().item()",
+    ),
+    "total: error of one row": ("(self.rows - 1) / self.rows)", "(self.rows - 1))"),
+    "elbo: rate added": (
+        "Total.of(log_likelihood - divergence)",
+        "Total.of(log_likelihood + divergence)",
+    ),
+    "distortion: a log likelihood (B28)": (
+        "Total.of(-log_likelihood)",
+        "Total.of(log_likelihood)",
+    ),
+    "samples: one for all": (
+        "keyed_noise(seed, row_keys, 0, samples,",
+        "keyed_noise(seed, row_keys, 0, 1,",
+    ),
+    "noise: by place, not by key (B18)": (
+        "keyed_noise(seed, row_keys, 0",
+        "keyed_noise(seed, torch.arange(len(x)), 0",
+    ),
+    "activity: of draws": ("means = means + q.mean.double()", "means = means + z[0].double()"),
+    "activity: second moment": (
+        "activity = squares / elbo.rows - (means / elbo.rows).square()",
+        "activity = squares / elbo.rows",
+    ),
+}
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_law(law: Callable[[ModuleType], None]) -> None:
+    law(evaluation)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_every_mutant_breaks_a_law(name: str) -> None:
+    changed = mutant(evaluation, *MUTANTS[name])
+    broken = 0
+    for law in LAWS:
+        try:
+            law(changed)
+        except AssertionError:
+            broken += 1
+
+    assert broken
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(0, 2**16))

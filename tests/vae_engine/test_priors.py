@@ -1,5 +1,6 @@
 """Priors: densities, draws that have them, and where a VampPrior begins."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -134,6 +135,19 @@ def test_a_vamp_prior_begins_with_training_rows() -> None:
 
     close(pseudo, torch.cat([x, x[:2]]))
     assert "prior.pseudo_inputs" not in model.generative_parameters()
+
+
+def test_a_copy_has_a_prior_of_its_own() -> None:
+    """A VampPrior knows its encoder: that of the copy, or an average of weights mixes two models."""
+    model = made("vamp")
+    other = copy.deepcopy(model)
+    z = torch.zeros(1, 2, 3, dtype=torch.float64)
+    before = model.log_prior(z).detach()
+    with torch.no_grad():
+        other.head.bias.add_(1.0)
+
+    close(model.log_prior(z), before)
+    assert not torch.equal(other.log_prior(z), before)
 
 
 def test_only_the_standard_prior_is_standard() -> None:
