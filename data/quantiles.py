@@ -24,7 +24,7 @@ class ValueSample:
 
     def __init__(self) -> None:
         self._ranks = np.empty(0, np.uint64)
-        self._values: Floats = np.empty(0)
+        self.values: Floats = np.empty(0)  # in the order of their ranks
 
     def add(self, values: Floats, first_row: int) -> None:
         """Add the values of the rows from `first_row` on; NaN is none."""
@@ -33,16 +33,16 @@ class ValueSample:
         ranks = np.concatenate([self._ranks, ranks[seen]])
         kept = np.argsort(ranks)[:SAMPLE_ROWS]
         self._ranks = ranks[kept]
-        self._values = np.concatenate([self._values, values[seen]])[kept]
+        self.values = np.concatenate([self.values, values[seen]])[kept]
 
     def knots(self) -> Knots | None:
         """Return values and scores of the knots; None where fewer than two values were seen."""
-        if not len(self._values):
+        if not len(self.values):
             return None
         shares = (np.arange(KNOTS) + 0.5) / KNOTS
         scores = np.array([NormalDist().inv_cdf(share) for share in shares])
         values, first, counts = np.unique(
-            np.quantile(self._values, shares), return_index=True, return_counts=True
+            np.quantile(self.values, shares), return_index=True, return_counts=True
         )
         if len(values) < 2:
             return None
