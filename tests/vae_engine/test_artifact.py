@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tests.vae_engine.rows import grey, pictures, random_model, sampled, table
+from tests.vae_engine.rows import MIXED, PICTURE, grey, pictures, random_model, sampled, table
 from vae_engine.artifact import ArtifactError, load_model, save_model, seal, verify
 from vae_engine.encoding import encode
+from vae_engine.objectives import elbo
 
 X = sampled(table(), 8)
 
@@ -120,3 +122,32 @@ def test_eight_bit_pictures_have_golden_rows_too(tmp_path: Path) -> None:
     save_model(tmp_path / "model", random_model(pictures()), grey(4))
 
     assert load_model(tmp_path / "model").config == pictures()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"posterior": "full"},
+        {"posterior": "iaf"},
+        {"posterior": "spline", "prior": "flow"},
+        {"prior": "mixture"},
+        {"prior": "vamp", "components": 3},
+        {"upper_latents": 2},
+        {"one_hot_up_to": 3},
+        {"weights": "variational"},
+        {"columns": (MIXED[0], PICTURE), "network": "conv", "hidden": (4,)},
+        {"columns": (PICTURE,), "network": "residual", "hidden": (4, 4)},
+    ],
+    ids=str,
+)
+def test_every_kind_of_model_comes_back(tmp_path: Path, settings: dict[str, Any]) -> None:
+    config = table(**settings)
+    model = random_model(config, spread=0.1)
+    x = sampled(config, 8)
+    save_model(tmp_path / "model", model, x)
+    loaded = load_model(tmp_path / "model")
+
+    for there, here in zip(encode(model, x), encode(loaded, x), strict=True):
+        assert torch.equal(there, here)
+    noise = torch.randn(2, 8, model.latents, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(elbo(model, x, noise), elbo(loaded, x, noise))
