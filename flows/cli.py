@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from flows.exits import INTERRUPTED, TERMINATED, exit_code
+from flows.exits import DRIFTED, INTERRUPTED, TERMINATED, exit_code
 from flows.settings import POOL, Home, prepare_environment, resolve_home
 
 if TYPE_CHECKING:
@@ -172,12 +172,67 @@ _stage_command("ingest", "ingest", "check a data set and make its snapshot")
 _stage_command("train", "train", "train the model (stages before run if they have not)")
 _stage_command("evaluate", "evaluate", "measure the ELBO and log p(x) on the test split")
 _stage_command("register", "register", "make the model a version in the registry, and judge it")
-_stage_command("encode", "encode", "publish the features of every row")
 
 
 @app.command()
-def features(
+def encode(
+    spec: SpecArgument,
+    model_version: Annotated[
+        int | None, typer.Option(help="this version instead of the champion", min=1)
+    ] = None,
+    set_: SetOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Publish the features of every row; by an older version, beside the champion's."""
+    with session(home, as_json=as_json, quiet=quiet, debug=debug) as at:
+        if model_version is None:
+            _run_until("encode", spec, set_, at)
+            return
+        from flows import show
+        from flows.backfill import backfill
+        from flows.spec import load_spec
+
+        value = backfill(load_spec(spec, set_ or ()), at.home, model_version)
+        at.show(value, as_text=show.summary)
+
+
+@app.command()
+def monitor(
+    spec: SpecArgument,
+    source: Annotated[
+        str | None,
+        typer.Option(metavar="NEW", help="new data; else the spec's source as it is"),
+    ] = None,
+    set_: SetOption = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Compare new data with what the champion was trained on; exit code 7 where they drifted."""
+    with session(home, as_json=as_json, quiet=quiet, debug=debug) as at:
+        from flows import show
+        from flows.monitor import monitor as compare
+        from flows.spec import load_spec
+
+        found = compare(load_spec(spec, set_ or ()), at.home, source)
+        at.show(found, as_text=show.drift)
+        drifted = found["drifted"]
+    if drifted:
+        raise typer.Exit(DRIFTED)
+
+
+@app.command()
+def features(  # each is an option
     name: NameOrAll = None,
+    verify: Annotated[bool, typer.Option("--verify", help="compare every file first")] = False,
+    diff: Annotated[
+        str | None, typer.Option(metavar="PUBLICATION", help="how it differs from the latest")
+    ] = None,
+    gc: Annotated[bool, typer.Option("--gc", help="remove what killed writers left")] = False,
     to: Annotated[
         str | None,
         typer.Option("--to", metavar="URL", help="copy to postgresql://HOST/DATABASE"),
@@ -186,16 +241,31 @@ def features(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """List publications; show one: schema, rows, model version; copy one to a database."""
+    """List publications; show, verify or compare one; copy one to a database."""
     with session(home, as_json=as_json, debug=debug) as at:
         from flows import lookup, show
+        from flows.spec import SpecError
 
-        if to is not None:
+        if gc:
+            from flows import upkeep
+
+            at.show(upkeep.clear(at.home), as_text=show.cleared)
+        elif name is None:
+            if to or verify or diff:
+                raise SpecError("--to, --verify and --diff need a name: latents features NAME")
+            at.show(lookup.publications(at.home), as_text=show.publications)
+        elif to is not None:
             from flows.postgres import copy_features
 
             at.show(copy_features(at.home, name, to), as_text=show.copied)
-        elif name is None:
-            at.show(lookup.publications(at.home), as_text=show.publications)
+        elif diff is not None:
+            from flows import upkeep
+
+            at.show(upkeep.compare(at.home, name, diff), as_text=show.difference)
+        elif verify:
+            from flows import upkeep
+
+            at.show(upkeep.verify(at.home, name), as_text=show.publication)
         else:
             at.show(lookup.publication(at.home, name), as_text=show.publication)
 

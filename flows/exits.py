@@ -3,6 +3,7 @@
 0 done, or already done      4 training diverged
 2 command line or spec       5 the model did not pass the gate
 3 data breaks its contract   6 trained or published, not registered
+7 monitor: new data drifted
 130 interrupted              143 terminated
 """
 
@@ -10,6 +11,7 @@
 EXIT_CODES = {
     "flows.spec.SpecError": 2,
     "flows.lookup.NotFoundError": 2,
+    "flows.backfill.BackfillError": 2,
     "flows.deploy.ServerError": 2,
     "flows.up.StartError": 1,
     "vae_engine.config.ConfigError": 2,
@@ -24,6 +26,7 @@ EXIT_CODES = {
     "flows.gate.GateError": 5,
     "flows.tracking.TrackingError": 6,
 }
+DRIFTED = 7
 INTERRUPTED = 130
 TERMINATED = 143
 

@@ -226,3 +226,69 @@ def copied(value: Mapping[str, Any], console: Console) -> None:
     done = "was there already" if value["reused"] else f"{value['rows']:,} rows copied"
     console.print(f"{value['table']} in {value['database']}: {done}", highlight=False)
     console.print(f"[dim]publication {value['publication']}[/]")
+
+
+def drift(value: Mapping[str, Any], console: Console) -> None:
+    """What has moved: a line for each column, two for the model, and the verdict."""
+    table = Table(
+        "column",
+        "kind",
+        "PSI",
+        "KS",
+        "nulls",
+        "new categories",
+        "",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
+    for row in sorted(value["columns"], key=lambda row: -row["distance"]):
+        before, now = row["null_share"]
+        table.add_row(
+            row["name"],
+            row["kind"],
+            f"{row['distance']:.3f}",
+            "" if row["ks"] is None else f"{row['ks']:.3f}",
+            f"{before:.1%} → {now:.1%}" if before or now else "",
+            f"{row['new_categories']} [dim]{row['new_share']:.1%}[/]"
+            if row["new_categories"]
+            else "",
+            "[red]drifted[/]" if row["drifted"] else "[green]as it was[/]",
+        )
+    console.print(table)
+    seen, marks = value["model"], {True: "[red]drifted[/]", False: "[green]as it was[/]"}
+    before, now = seen["rows"]
+    console.print(
+        f"ELBO {seen['elbo_shift_nats']:+.2f} ± {seen['elbo_shift_nats_stderr']:.2f} nats, "
+        f"KS {seen['elbo_ks']:.3f} [dim]({before:,} and {now:,} rows)[/]  "
+        f"{marks[seen['elbo_drifted']]}"
+    )
+    latent = seen["most_moved_latent"]
+    console.print(
+        f"latent {latent} moved most: {seen['latent_shift'][latent]:+.2f} ± "
+        f"{seen['latent_shift_stderr'][latent]:.2f} standard deviations, "
+        f"KS {seen['latent_ks'][latent]:.3f}  {marks[seen['latent_drifted']]}"
+    )
+    console.print(f"[bold]{value['verdict']}[/]")
+
+
+def difference(value: Mapping[str, Any], console: Console) -> None:
+    """How two publications differ."""
+    table = _facts(
+        f"[bold]{value['publications'][0]}[/] and [bold]{value['publications'][1]}[/]"
+    )
+    rows = value["rows"]
+    table.add_row("rows", f"{rows[0]:,} and {rows[1]:,}")
+    table.add_row("", f"{value['added']:,} added, {value['removed']:,} removed")
+    table.add_row("", f"{value['changed']:,} changed")
+    for name, largest in value["columns"].items():
+        table.add_row(name, f"differs by {largest:.3g} at most")
+    if value["only_in_one"]:
+        table.add_row("only in one", ", ".join(value["only_in_one"]))
+    console.print(table)
+
+
+def cleared(value: Mapping[str, Any], console: Console) -> None:
+    """What was removed."""
+    console.print(
+        f"{value['removed']} folders of dead writers removed, {value['bytes']:,} bytes"
+    )
