@@ -36,12 +36,14 @@ def summary(value: Mapping[str, Any], console: Console) -> None:
         rows.add_row(
             "", f"[dim]k̂ trusts it for {1 - marginal['untrusted_fraction']:.0%} of rows[/]"
         )
-        bounds = value.get("bounds")
-        if bounds:
+        if value.get("bounds"):
+            lower, upper, width = (
+                value["bounds"][name] for name in ("lower", "upper", "width")
+            )
             rows.add_row(
                 "",
-                f"[dim]of {bounds['width']['rows']} simulated rows it lies between "
-                f"{bounds['lower']['nats']:.2f} and {bounds['upper']['nats']:.2f}[/]",
+                f"[dim]bounds on {width['rows']} simulated rows: {lower['nats']:.2f} below, "
+                f"{upper['nats']:.2f} above, {nats(width)} apart[/]",
             )
         rows.add_row("", f"[dim]independent columns {nats(value['independent'])} nats[/]")
         if value.get("factor_analysis"):
