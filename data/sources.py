@@ -186,6 +186,10 @@ def _agreed_schema(describe: str, readers: tuple[Reader, ...]) -> pa.Schema:
             raise SourceError(
                 f"{_named(describe, reader)} has columns that share a name: {twice}; rename them"
             )
+        if any("\0" in name for name in names):
+            raise SourceError(
+                f"{_named(describe, reader)} has a NUL in a column's name; rename it"
+            )
         if not names:
             raise SourceError(f"{_named(describe, reader)} has no columns")
     types: dict[str, pa.DataType] = {}

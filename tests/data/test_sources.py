@@ -82,6 +82,13 @@ def test_columns_that_share_a_name_are_refused(tmp_path: Path) -> None:
         open_source(tmp_path / "t.csv").schema  # noqa: B018
 
 
+def test_a_name_that_arrow_would_cut_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a\0b": [1]}), tmp_path / "t.parquet")
+
+    with pytest.raises(SourceError, match="has a NUL in a column's name; rename it"):
+        open_source(tmp_path / "t.parquet").schema  # noqa: B018
+
+
 def test_what_is_no_table_is_refused() -> None:
     with pytest.raises(SourceError, match="a list is no source; give a path, or a pyarrow"):
         open_source([1, 2])
