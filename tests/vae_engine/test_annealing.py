@@ -9,8 +9,14 @@ import torch
 from torch import Tensor
 
 from tests.exact import LinearGaussian, draws
-from vae_engine import annealing
-from vae_engine.annealing import AnnealingPlan, anneal, path_of, sandwich, sigmoid_schedule
+from vae_engine.annealing import (
+    AnnealingPlan,
+    anneal,
+    path_of,
+    sandwich,
+    sigmoid_schedule,
+    simulate,
+)
 from vae_engine.config import Column, ModelConfig
 from vae_engine.model import build_model
 
@@ -183,7 +189,7 @@ def test_a_vae_sees_binary_pixels_and_simulates_its_own_rows() -> None:
     )
     model = build_model(ModelConfig(columns=(pixels,), latents=2, hidden=(8,)), seed=0)
     grey = torch.full((4, 6), 128, dtype=torch.uint8)
-    x, z = annealing.simulate(model, 4, torch.Generator().manual_seed(0))
+    x, z = simulate(model, 4, torch.Generator().manual_seed(0))
 
     assert set(x.unique().tolist()) <= {0, 255}
     found = sandwich(model, x, z, KEYS[:4], plan())
