@@ -8,6 +8,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
+from flows.redaction import redacted
 from flows.settings import Home
 
 PACKAGES = ("torch", "prefect", "mlflow", "pandas", "pyarrow", "numpy")
@@ -49,7 +50,7 @@ def _mlflow(home: Home) -> str:
     from flows import tracking
 
     names = tracking.model_names(home)
-    return f"{home.tracking_uri}: {len(names)} registered models"
+    return f"{redacted(home.tracking_uri)}: {len(names)} registered models"
 
 
 def _prefect() -> str:
@@ -62,4 +63,4 @@ def _prefect() -> str:
         problem = client.api_healthcheck()
     if problem is not None:
         raise problem
-    return f"{url} answers"
+    return f"{redacted(url)} answers"

@@ -14,6 +14,7 @@ EXIT_CODES = {
     "flows.backfill.BackfillError": 2,
     "flows.deploy.ServerError": 2,
     "flows.up.StartError": 1,
+    "flows.postgres.DatabaseError": 1,
     "vae_engine.config.ConfigError": 2,
     "data.contract.SpecError": 2,
     "data.contract.UnknownNameError": 2,

@@ -22,6 +22,7 @@ from flows.evaluate import evaluate_model
 from flows.hooks import tell_cancelled, tell_crashed, tell_failed
 from flows.ingest import ingest_dataset
 from flows.noticeboard import asset_key, describe_asset
+from flows.redaction import redacted
 from flows.register import register_model
 from flows.report import write_report
 from flows.runs import Stage, StageName
@@ -124,5 +125,5 @@ def pipeline(
             if stage.name == until:
                 break
     found = summary.of(spec, done)
-    noticeboard.pin_summary(found, place.tracking_uri)
+    noticeboard.pin_summary(found, redacted(place.tracking_uri))
     return found

@@ -16,7 +16,7 @@ import pyarrow.csv as pv
 from psycopg import sql
 
 from data.features import Features, open_features
-from flows.redaction import redacted
+from flows.redaction import redacted, scrubbed
 from flows.settings import Home
 
 BATCH_ROWS = 65_536
@@ -44,7 +44,8 @@ def copy_features(home: Home, name: str, address: str) -> dict[str, Any]:
             if not reused:
                 _replace(connection, table, features, publication)
     except psycopg.Error as error:
-        raise DatabaseError(f"{redacted(address)}: {error}") from error
+        what = scrubbed(str(error), address)
+        raise DatabaseError(f"{redacted(address)}: {what}") from None
     return {
         "table": name,
         "database": redacted(address),

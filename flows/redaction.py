@@ -28,3 +28,9 @@ def redacted(address: str) -> str:
     user = f"{parts.username}@" if parts.username else ""
     query = "&".join(f"{name}=…" for name, _ in parse_qsl(parts.query, keep_blank_values=True))
     return urlunsplit((parts.scheme, user + place[2], parts.path, query, ""))
+
+
+def scrubbed(text: str, address: str) -> str:
+    """The text without the password of `address`, wherever a library wrote it."""
+    password = urlsplit(address).password if "://" in address else None
+    return text.replace(password, "…") if password else text

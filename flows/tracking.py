@@ -7,6 +7,7 @@ logged twice is one metric, a model version is found by its digest.
 
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from mlflow.types.schema import Array, DataType
 from pandas import DataFrame
 from sqlalchemy.exc import SQLAlchemyError
 
-from flows.redaction import redacted
+from flows.redaction import redacted, scrubbed
 from flows.settings import Home
 
 logger = logging.getLogger(__name__)
@@ -70,8 +71,12 @@ def client(home: Home) -> MlflowClient:
     """A client of the tracking server, or of the sqlite file in `home`."""
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    mlflow.set_tracking_uri(home.tracking_uri)
-    return MlflowClient(home.tracking_uri)
+    address = home.tracking_uri
+    chosen = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(address)
+    if chosen is None:  # it writes the variable, which would be the next home's, too
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    return MlflowClient(address)
 
 
 @contextmanager
@@ -80,10 +85,11 @@ def reaching(home: Home) -> Iterator[MlflowClient]:
     try:
         yield client(home)
     except _failures() as error:
+        what = scrubbed(str(error), home.tracking_uri)
         raise TrackingError(
-            f"MLflow at {redacted(home.tracking_uri)} does not answer, or refuses: {error}\n"
+            f"MLflow at {redacted(home.tracking_uri)} does not answer, or refuses: {what}\n"
             f"Nothing is lost: run the same command again when it answers"
-        ) from error
+        ) from None  # a traceback would show the address with its password
 
 
 def _failures() -> tuple[type[Exception], ...]:

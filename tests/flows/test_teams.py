@@ -1,0 +1,191 @@
+"""A team's set-up: PostgreSQL behind both servers, artifacts in S3, secrets in none of it.
+
+The home itself is on a disk that the machines share.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+import numpy as np
+import psycopg
+import pytest
+
+from data.features import open_features
+from tests.flows.conftest import latents
+from tests.flows.services import Postgres, object_store, postgres
+from tests.flows.stack import Stack, latents_up
+from tests.flows.test_deployments import deploy
+
+PASSWORD = "canary-of-the-database"
+SECRET = "canary-of-the-bucket"
+BUCKET = "latents"
+
+
+@dataclass(frozen=True)
+class Team:
+    stack: Stack
+    database: Postgres
+    store: str
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    """`latents up` on PostgreSQL and S3, as the environment says."""
+    folder = tmp_path_factory.mktemp("team")
+    with (
+        postgres(PASSWORD, ["prefect", "mlflow", "features"]) as database,
+        object_store(BUCKET, folder) as store,
+    ):
+        environment = {
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": database.address(
+                "prefect", driver="asyncpg"
+            ),
+            "MLFLOW_BACKEND_STORE_URI": database.address("mlflow", driver="psycopg"),
+            "MLFLOW_DEFAULT_ARTIFACT_ROOT": f"s3://{BUCKET}/artifacts",
+            "AWS_ACCESS_KEY_ID": "latents",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        with latents_up(folder / "home", environment) as stack:
+            yield Team(stack, database, store)
+
+
+@pytest.fixture(scope="module")
+def run(team: Team, digits: Path) -> dict[str, Any]:
+    """A run by the worker, whose secrets come from Prefect's blocks."""
+    for name, value in (("bucket-secret", SECRET), ("bucket-address", team.store)):
+        save_secret(team.stack, name, value)
+    made = deploy(
+        team.stack, digits, "shared",
+        "--secret", "AWS_SECRET_ACCESS_KEY=bucket-secret",
+        "--secret", "MLFLOW_S3_ENDPOINT_URL=bucket-address",
+    )  # fmt: skip
+    ended = team.stack.ended(team.stack.start(made["id"]))
+    assert ended["state_type"] == "COMPLETED", ended["state"]
+    return ended
+
+
+def save_secret(stack: Stack, name: str, value: str) -> None:
+    """Make a secret block, as Prefect's pages do."""
+    kind = stack.ask("block_types/slug/secret")
+    (schema, *_) = stack.ask(
+        "block_schemas/filter",
+        {"block_schemas": {"block_type_id": {"any_": [kind["id"]]}}},
+    )
+    stack.ask(
+        "block_documents/",
+        {
+            "name": name,
+            "data": {"value": value},
+            "block_type_id": kind["id"],
+            "block_schema_id": schema["id"],
+        },
+    )
+
+
+def test_the_run_is_in_the_databases_and_the_bucket(team: Team, run: dict[str, Any]) -> None:
+    with psycopg.connect(team.database.address("mlflow")) as connection:
+        versions = connection.execute("select name, version from model_versions").fetchall()
+    with psycopg.connect(team.database.address("prefect")) as connection:
+        states = connection.execute("select state_type from flow_run").fetchall()
+    client = boto3.client(
+        "s3",
+        endpoint_url=team.store,
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+        region_name="us-east-1",
+    )
+    names = {item["Key"] for item in client.list_objects_v2(Bucket=BUCKET)["Contents"]}
+    client.close()
+
+    assert versions == [("shared", 1)]
+    assert ("COMPLETED",) in states
+    assert any(name.endswith("model.safetensors") for name in names)
+    assert any(name.endswith("gate.json") for name in names)
+    assert any(name.endswith("report.html") for name in names)
+    assert open_features("shared", home=team.stack.home, verify=True).rows == 1797
+
+
+def test_features_are_a_table_of_the_database(team: Team, run: dict[str, Any]) -> None:
+    address = team.database.address("features")
+    done = latents("features", "shared", "--to", address, "--json", home=team.stack.home)
+    again = latents("features", "shared", "--to", address, "--json", home=team.stack.home)
+
+    assert done.returncode == again.returncode == 0, done.stderr
+    assert PASSWORD not in done.stdout + done.stderr
+    assert not json.loads(done.stdout)["reused"]
+    assert json.loads(again.stdout)["reused"]
+    ours = open_features("shared", home=team.stack.home).to_pandas()
+    with psycopg.connect(address) as connection:
+        rows = connection.execute(
+            "select id, split, label, z_mean_000, z_stddev_001, model_version from shared"
+        ).fetchall()
+    table = {row[0]: row[1:] for row in rows}
+    assert len(rows) == len(table) == 1797
+    assert [table[key][1] for key in ours["id"]] == ours["label"].tolist()
+    assert {row[-1] for row in rows} == {"v1"}
+    for place, name in ((2, "z_mean_000"), (3, "z_stddev_001")):
+        column = np.array([table[key][place] for key in ours["id"]], np.float32)
+        np.testing.assert_array_equal(column, ours[name].to_numpy())
+
+
+def test_a_database_that_refuses_is_named_without_its_password(team: Team) -> None:
+    wrong = team.database.address("nowhere")
+    done = latents("features", "shared", "--to", wrong, home=team.stack.home)
+
+    assert done.returncode == 1
+    assert "nowhere" in done.stderr
+    assert PASSWORD not in done.stdout + done.stderr
+
+
+def test_no_secret_is_kept_anywhere(team: Team, run: dict[str, Any]) -> None:
+    """Not in the home (logs, records, manifests, reports), nor in what the servers store."""
+    kept = {
+        str(path.relative_to(team.stack.home)): path.read_bytes()
+        for path in team.stack.home.rglob("*")
+        if path.is_file()
+    }
+    kept |= {name: team.database.dump(name).encode() for name in ("prefect", "mlflow")}
+    deployed = team.stack.deployment("shared")
+
+    assert any(name.startswith("logs/") for name in kept)
+    for name, content in kept.items():
+        assert SECRET.encode() not in content, name
+        assert PASSWORD.encode() not in content, name
+    environment = deployed["job_variables"]["env"]
+    assert environment["AWS_SECRET_ACCESS_KEY"] == "{{ prefect.blocks.secret.bucket-secret }}"
+
+
+def test_a_spec_with_a_password_is_refused(tmp_path: Path) -> None:
+    for source in (
+        f"s3://key:{SECRET}@bucket/table.parquet",
+        f"https://host/table.parquet?X-Amz-Signature={SECRET}",
+    ):
+        done = latents("run", source, "--set", "dataset.name=x", home=tmp_path)
+
+        assert done.returncode == 2
+        assert "holds a password or token" in " ".join(done.stderr.split())
+        assert SECRET not in done.stdout + done.stderr
+
+
+def test_the_servers_listen_on_loopback_alone(team: Team) -> None:
+    ports = {int(urlsplit(url).port or 0) for url in (team.stack.prefect, team.stack.mlflow)}
+    listening = {port: address for address, port in listening_sockets() if port in ports}
+
+    assert listening.keys() == ports
+    assert set(listening.values()) == {"0100007F"}  # 127.0.0.1, as the kernel writes it
+
+
+def listening_sockets() -> list[tuple[str, int]]:
+    """Address and port of every listening TCP socket of this machine."""
+    lines = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+    ]
+    places = [fields[1].split(":") for fields in lines if fields[3] == "0A"]
+    return [(address, int(port, 16)) for address, port in places]
