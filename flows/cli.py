@@ -200,6 +200,27 @@ def encode(
 
 
 @app.command()
+def init(  # each is an option
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="a file, folder, glob or URL")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="else it is printed")
+    ] = None,
+    query: Annotated[str | None, typer.Option(help="of a database")] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Look at a data set and write a commented spec, which runs as it stands."""
+    with session(home, as_json=as_json, debug=debug) as at:
+        from flows import show
+        from flows.init import init as draft
+
+        at.show(draft(source, out, query=query), as_text=show.drafted)
+
+
+@app.command()
 def monitor(
     spec: SpecArgument,
     source: Annotated[

@@ -34,6 +34,10 @@ def source_settings(spec: Spec, home: Home) -> dict[str, Any]:
         "key": dataset.key,
         "label": dataset.label,
         "split": (dataset.split.valid, dataset.split.test),
+        "query": dataset.query,
+        "csv": dataset.csv,
+        "extra": dataset.extra,
+        "contract_version": dataset.contract_version,
     }
 
 

@@ -232,44 +232,36 @@ def copied(value: Mapping[str, Any], console: Console) -> None:
 
 def drift(value: Mapping[str, Any], console: Console) -> None:
     """What has moved: a line for each column, two for the model, and the verdict."""
-    table = Table(
-        "column",
-        "kind",
-        "PSI",
-        "KS",
-        "nulls",
-        "new categories",
-        "",
-        box=None,
-        padding=(0, 2, 0, 0),
-    )
+    colors = {"stable": "green", "watch": "yellow", "drifted": "red"}
+    table = Table("column", "", "PSI", "KS", "nulls", "why", box=None, padding=(0, 2, 0, 0))
     for row in sorted(value["columns"], key=lambda row: -row["distance"]):
-        before, now = row["null_share"]
+        before, now = row["nulls_before"], row["nulls_now"]
         table.add_row(
             row["name"],
-            row["kind"],
+            f"[{colors[row['verdict']]}]{row['verdict']}[/]",
             f"{row['distance']:.3f}",
             "" if row["ks"] is None else f"{row['ks']:.3f}",
             f"{before:.1%} → {now:.1%}" if before or now else "",
-            f"{row['new_categories']} [dim]{row['new_share']:.1%}[/]"
-            if row["new_categories"]
-            else "",
-            "[red]drifted[/]" if row["drifted"] else "[green]as it was[/]",
+            f"[dim]{row['why']}[/]",
         )
     console.print(table)
-    seen, marks = value["model"], {True: "[red]drifted[/]", False: "[green]as it was[/]"}
-    before, now = seen["rows"]
-    console.print(
-        f"ELBO {seen['elbo_shift_nats']:+.2f} ± {seen['elbo_shift_nats_stderr']:.2f} nats, "
-        f"KS {seen['elbo_ks']:.3f} [dim]({before:,} and {now:,} rows)[/]  "
-        f"{marks[seen['elbo_drifted']]}"
-    )
-    latent = seen["most_moved_latent"]
-    console.print(
-        f"latent {latent} moved most: {seen['latent_shift'][latent]:+.2f} ± "
-        f"{seen['latent_shift_stderr'][latent]:.2f} standard deviations, "
-        f"KS {seen['latent_ks'][latent]:.3f}  {marks[seen['latent_drifted']]}"
-    )
+    for breach in value["breaches"]:
+        console.print(f"[red]breach[/] {breach}", highlight=False)
+    seen = value["model"]
+    if seen is not None:
+        marks = {True: "[red]drifted[/]", False: "[green]stable[/]"}
+        before, now = seen["rows"]
+        console.print(
+            f"ELBO {seen['elbo_shift_nats']:+.2f} ± {seen['elbo_shift_nats_stderr']:.2f} nats, "
+            f"KS {seen['elbo_ks']:.3f} [dim]({before:,} and {now:,} rows)[/]  "
+            f"{marks[seen['elbo_drifted']]}"
+        )
+        k = seen["most_moved_latent"]
+        console.print(
+            f"latent {k} moved most: {seen['latent_shift'][k]:+.2f} ± "
+            f"{seen['latent_shift_stderr'][k]:.2f} standard deviations, "
+            f"KS {seen['latent_ks'][k]:.3f}  {marks[seen['latent_drifted']]}"
+        )
     console.print(f"[bold]{value['verdict']}[/]")
 
 
@@ -294,3 +286,11 @@ def cleared(value: Mapping[str, Any], console: Console) -> None:
     console.print(
         f"{value['removed']} folders of dead writers removed, {value['bytes']:,} bytes"
     )
+
+
+def drafted(value: Mapping[str, Any], console: Console) -> None:
+    """The spec itself, to be kept in a file; or where it was written, and what to do next."""
+    if value["spec"] is None:
+        console.out(value["text"], end="", highlight=False)
+    else:
+        console.print(f"{value['spec']}: read it, then `latents run {value['spec']}`")

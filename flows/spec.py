@@ -47,6 +47,10 @@ class DatasetSection(Section):
     obtain: str | None = None  # where the data come from, for a spec that cannot bring them
     key: str | None = None
     label: str | None = None
+    query: str | None = None  # where the source is a database
+    csv: dict[str, str] | None = None  # encoding, delimiter, decimal; else as they are found
+    extra: Literal["ignore", "refuse"] = "ignore"  # columns that the contract does not know
+    contract_version: int = Field(1, ge=1)  # raise it to infer the contract anew
     columns: dict[str, dict[str, Any]] = Field(default_factory=dict)
     split: SplitSection = SplitSection()
 
