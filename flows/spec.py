@@ -228,7 +228,7 @@ def _mapping_of(text: str) -> tuple[dict[str, Any], str]:
         return {"dataset": {"name": _name_from(path), "source": str(path.resolve())}}, text
     if re.match(r"^[a-z][a-z0-9+.-]*://", text) or any(mark in text for mark in "*?["):
         bare = Path(re.sub(r"[*?\[\]]+", "", text.split("://")[-1].split("?")[0]))
-        return {"dataset": {"name": _name_from(bare), "source": text}}, text
+        return {"dataset": {"name": _name_from(bare), "source": text}}, redacted(text)
     if text in catalog.names():
         found = catalog.find(text)
         return _read_toml(found), f"catalog spec {text!r}"

@@ -54,7 +54,7 @@ def free_port() -> int:
 def postgres_programs() -> Path | None:
     """Where PostgreSQL's programs are: on the path, or where Debian puts them."""
     if found := shutil.which("initdb"):
-        return Path(found).parent
+        return Path(found).resolve().parent  # Debian's wrappers have not all of them
     known = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     return known[-1].parent if known else None
 

@@ -1,4 +1,4 @@
-"""The Dockerfile and the Kubernetes pool, read as the tools read them: no engine runs here."""
+"""Dockerfile, Kubernetes pool and alerts, read as their tools read them: no engine runs here."""
 
 import json
 import re
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.flows.stack import Stack
 
@@ -75,3 +76,12 @@ def test_prefects_server_takes_the_pool_and_a_deployment_to_it(
     with pytest.raises(AssertionError, match="gpus"):
         stack.ask("work_pools/", {**pool, "name": "broken", "base_job_template": broken})
     assert stack.ask("work_pools/cluster")["type"] == "kubernetes"
+
+
+def test_prefects_server_takes_the_alerts(stack: Stack) -> None:
+    automations = yaml.safe_load((TEMPLATE.parent / "alert.yaml").read_text())["automations"]
+
+    made = [stack.ask("automations/", {**one, "enabled": False}) for one in automations]
+
+    assert [one["name"] for one in made] == [one["name"] for one in automations]
+    assert made[0]["trigger"]["expect"] == ["latents.run.failed", "latents.run.crashed"]

@@ -69,6 +69,7 @@ def test_mlflow_has_params_metrics_by_epoch_and_the_data_set(finished: Finished)
     assert run.data.params["training.epochs"] == "12"
     assert len(history) >= 5
     assert history[-1].value > history[0].value
+    assert run.inputs is not None
     assert run.inputs.dataset_inputs[0].dataset.digest == finished.summary["fingerprint"]
 
 
