@@ -31,5 +31,12 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) -e '.[dev]'
 	touch $@
 
+# Peers run in an environment of their own, where they install.
+bench: install-dev
+	$(BIN)/python -m tests.benchmarks.encoding
+	$(BIN)/python -m tests.benchmarks.loading
+	$(PYTHON) -m venv build/peers && build/peers/bin/pip install -q torch==2.13.0 pythae || true
+	$(BIN)/python -m tests.benchmarks.marginal $$(build/peers/bin/python -c 'import pythae' && echo --pythae build/peers/bin/python)
+
 clean:
 	rm -rf $(VENV) build *.egg-info
