@@ -103,15 +103,16 @@ class Checker:
 
         Columns that do not fit are left out of what is returned; `breaches` says why.
         """
-        table = pa.table(table) if isinstance(table, pa.RecordBatch) else table
         names = self._names_of_rows(table)
+        pairs = zip(table.schema.names, table.columns, strict=True)
+        raw = {name: _chunked(cells) for name, cells in pairs}
         known = {source for column in self.contract.columns for source in column.sources}
-        self.extra = sorted({*self.extra, *(set(table.column_names) - known - {ROW_ID})})
+        self.extra = sorted({*self.extra, *(raw.keys() - known - {ROW_ID})})
         kept: dict[str, pa.Array] = {}
-        if ROW_ID in table.column_names:
-            kept[ROW_ID] = table[ROW_ID]
+        if ROW_ID in raw:
+            kept[ROW_ID] = raw[ROW_ID]
         for column in self.contract.kept:
-            kept |= self._conform(table, column)
+            kept |= self._conform(raw, column, len(table))
             if all(source in kept for source in column.sources):
                 self._check(kept, column, names)
         self.rows += len(table)
@@ -168,26 +169,26 @@ class Checker:
         """Whether a breach is certain already, whatever the rows to come."""
         return bool(self._misfits) or any(code != "unknown_category" for _, code in self._found)
 
-    def _conform(self, table: pa.Table, column: ColumnContract) -> dict[str, pa.Array]:
-        missing = [source for source in column.sources if source not in table.column_names]
+    def _conform(
+        self, raw: dict[str, pa.ChunkedArray], column: ColumnContract, rows: int
+    ) -> dict[str, pa.Array]:
+        missing = [source for source in column.sources if source not in raw]
         try:
             if missing:
-                raise MisfitError(f"missing; {hint(missing[0], table.column_names)}")
-            conformed, counts = treated(conform_column(table[column.name], column), column)
-            counts["rounded"] = rounded_decimals(table[column.name], conformed.type)
+                raise MisfitError(f"missing; {hint(missing[0], raw)}")
+            conformed, counts = treated(conform_column(raw[column.name], column), column)
+            counts["rounded"] = rounded_decimals(raw[column.name], conformed.type)
             self._treated.update(
                 {f"{column.name}.{code}": n for code, n in counts.items() if n}
             )
             cells = {column.name: conformed}
             if column.indices is not None:
-                cells[column.indices] = conform_indices(table[column.indices])
+                cells[column.indices] = conform_indices(raw[column.indices])
         except MisfitError as error:
             code = "missing_column" if missing else "wrong_type"
             self._misfits.setdefault(
                 column.name,
-                Breach(
-                    column=column.name, code=code, count=len(table), rows=(), advice=str(error)
-                ),
+                Breach(column=column.name, code=code, count=rows, rows=(), advice=str(error)),
             )
             return {}
         return cells
@@ -239,9 +240,9 @@ class Checker:
             and tally.count <= contract.max_unknown * self.rows
         )
 
-    def _names_of_rows(self, table: pa.Table) -> Sequence[object]:
+    def _names_of_rows(self, table: pa.Table | pa.RecordBatch) -> Sequence[object]:
         for name in (self.contract.key, ROW_ID):
-            if name is not None and name in table.column_names:
+            if name is not None and name in table.schema.names:
                 return _Names(table[name])
         return range(self.rows, self.rows + len(table))
 
@@ -297,10 +298,14 @@ def conform(table: pa.Table, contract: Contract, *, source: str = "the table") -
     return conformed
 
 
+def _chunked(cells: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
+    return cells if isinstance(cells, pa.ChunkedArray) else pa.chunked_array([cells])
+
+
 class _Names(Sequence[object]):
     """Keys of rows as text, made only for the few rows that an error shows."""
 
-    def __init__(self, keys: pa.ChunkedArray) -> None:
+    def __init__(self, keys: pa.Array | pa.ChunkedArray) -> None:
         self._keys = keys
 
     def __len__(self) -> int:

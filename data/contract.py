@@ -15,7 +15,7 @@ from zoneinfo import available_timezones
 
 import pyarrow as pa
 
-from data.publication import check_format, digest_of
+from data.publication import check_format, digest_of, json_by_lines
 
 FORMAT, VERSION = "latent-features/contract", 1
 
@@ -255,7 +255,7 @@ class Contract:
     @cached_property
     def digest(self) -> str:
         """What identifies the contract: everything but the reasons."""
-        columns = [{**asdict(column), "why": ""} for column in self.columns]
+        columns = [{**vars(column), "why": ""} for column in self.columns]
         return digest_of(
             {
                 "name": self.name,
@@ -275,21 +275,20 @@ class Contract:
         )
 
     def to_json(self) -> str:
-        """Write the contract for people and for `from_json`."""
-        columns = [
-            {key: value for key, value in asdict(column).items() if value not in (None, "", ())}
-            for column in self.columns
-        ]
-        document = {
+        """Write the contract for people and for `from_json`: one column a line."""
+        head = {
             "format": FORMAT,
             "format_version": VERSION,
             "name": self.name,
             "version": self.version,
             "extra": self.extra,
             "csv": None if self.csv is None else asdict(self.csv),
-            "columns": columns,
         }
-        return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+        columns = (
+            {key: value for key, value in vars(column).items() if value not in (None, "", ())}
+            for column in self.columns
+        )
+        return json_by_lines(head, "columns", columns)
 
     @classmethod
     def from_json(cls, text: str) -> Self:

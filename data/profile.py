@@ -6,11 +6,12 @@ rows' positions (see `data.survey`).
 """
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Self
 
 from data.contract import UnknownNameError, near_miss
-from data.publication import check_format
+from data.publication import check_format, json_by_lines
 
 FORMAT, VERSION = "latent-features/profile", 1
 
@@ -60,14 +61,9 @@ class Profile:
         )
 
     def to_json(self) -> str:
-        """Write the profile for people, reports and `from_json`."""
-        document = {
-            "format": FORMAT,
-            "format_version": VERSION,
-            "rows": self.rows,
-            "columns": [_present(asdict(column)) for column in self.columns],
-        }
-        return json.dumps(document, indent=1, ensure_ascii=False, default=str) + "\n"
+        """Write the profile for people, reports and `from_json`: one column a line."""
+        head = {"format": FORMAT, "format_version": VERSION, "rows": self.rows}
+        return json_by_lines(head, "columns", (_present(vars(each)) for each in self.columns))
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -84,7 +80,7 @@ class Profile:
         )
 
 
-def _present(entry: dict[str, Any]) -> dict[str, Any]:
+def _present(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if value is not None}
 
 

@@ -59,6 +59,15 @@ def canonical_json(value: Any) -> str:
     )
 
 
+def json_by_lines(
+    head: Mapping[str, Any], name: str, entries: Iterable[Mapping[str, Any]]
+) -> str:
+    """Write JSON for people and programs: the head, then one line for each entry of `name`."""
+    lines = [json.dumps(entry, ensure_ascii=False, default=str) for entry in entries]
+    start = json.dumps(head, ensure_ascii=False, default=str)[:-1]
+    return f"{start},\n{json.dumps(name)}: [\n" + ",\n".join(lines) + "\n]}\n"
+
+
 def digest_of(value: Any) -> str:
     """Return the sha256 of the canonical JSON of `value`, in hexadecimal."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()

@@ -4,6 +4,7 @@ Rows come in a fixed order and more than once. Files of one source have the same
 the source is refused. What a source is called shows no secret.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -182,7 +183,7 @@ def _refuse_giant_cells(reader: Reader, batch: pa.RecordBatch) -> None:
 def _agreed_schema(describe: str, readers: tuple[Reader, ...]) -> pa.Schema:
     for reader in readers:
         names = reader.schema.names
-        if twice := sorted({name for name in names if names.count(name) > 1}):
+        if twice := sorted(name for name, count in Counter(names).items() if count > 1):
             raise SourceError(
                 f"{_named(describe, reader)} has columns that share a name: {twice}; rename them"
             )
@@ -216,14 +217,11 @@ def _differences(
     schema: pa.Schema, first: pa.Schema, types: Mapping[str, pa.DataType]
 ) -> list[str]:
     """What one file has otherwise than the first; a column that is all null has any type."""
-    found = [
-        f"no column {name!r}, {hint(name, schema.names)}"
-        for name in first.names
-        if name not in schema.names
-    ]
+    mine, theirs = dict.fromkeys(schema.names), dict.fromkeys(first.names)
+    found = [f"no column {name!r}, {hint(name, mine)}" for name in theirs if name not in mine]
     for field in schema:
         kind = value_type(field.type)
-        if field.name not in first.names:
+        if field.name not in theirs:
             found.append(f"one more column {field.name!r}")
         elif kind != types[field.name] and not pa.types.is_null(kind):
             found.append(f"column {field.name!r} is {kind}, not {types[field.name]}")

@@ -190,6 +190,7 @@ class Survey:
         self._limit = min(SAMPLE_ROWS, max(256, rows_within(schema, SAMPLE_BYTES)))
         self._ranks = np.empty(0, np.uint64)
         self.sample: pa.Table = schema.empty_table()
+        self._profile: Profile | None = None  # of the rows seen so far
 
     @property
     def rows(self) -> int:
@@ -216,15 +217,14 @@ class Survey:
 
     def profile(self) -> Profile:
         """Say what the rows seen so far look like."""
-        columns = zip(self.columns, self.sample.columns, strict=True)
-        return Profile(
-            rows=self.rows,
-            columns=tuple(
-                _profile(survey, sample.combine_chunks()) for survey, sample in columns
-            ),
-        )
+        if self._profile is None:
+            columns = zip(self.columns, self.sample.columns, strict=True)
+            profiles = [_profile(survey, sample.combine_chunks()) for survey, sample in columns]
+            self._profile = Profile(rows=self.rows, columns=tuple(profiles))
+        return self._profile
 
     def _keep(self, ranks: npt.NDArray[np.uint64], rows: pa.Table) -> None:
+        self._profile = None
         ranks = np.concatenate([self._ranks, ranks])
         kept = np.sort(np.argsort(ranks)[: self._limit])
         self._ranks = ranks[kept]
@@ -261,7 +261,7 @@ def _profile(survey: ColumnSurvey, sample: pa.Array) -> ColumnProfile:
         scale = (survey.rows - survey.nulls) / len(cells)
         counts = Counter({k: round(n * scale) for k, n in _counted(cells).items()})
         estimated = True
-    top = sorted((counts or {}).items(), key=lambda item: (-item[1], str(item[0])))[:TOP]
+    top = sorted((counts or {}).items(), key=lambda item: (-item[1], item[0]))[:TOP]
     return ColumnProfile(
         name=survey.name,
         dtype=str(survey.kind),

@@ -84,7 +84,7 @@ ENCODINGS = {
 
 @pytest.mark.parametrize("what", ENCODINGS)
 def test_encoding_delimiter_and_decimal_mark_are_found(tmp_path: Path, what: str) -> None:
-    """RELIABILITY 2b, CSV bad encoding, UTF-16, BOM: Arrow makes binary of it, or an error."""
+    """RELIABILITY 2b, CSV bad encoding, UTF-16, byte order mark: Arrow makes binary of it, or an error."""
     codec, name = ENCODINGS[what]
     path = csv(tmp_path, TEXT.encode(codec))
 
