@@ -206,6 +206,18 @@ def test_an_older_version_is_published_beside_the_champion(
     assert "model_version=1" in backfilled["read"]
 
 
+def test_a_snapshot_without_rows_is_published_without_rows(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = snapshot_of(home, 1500, monkeypatch)
+    empty = ingest(table(0), name="t", root=home.datasets, contract=full.contract)
+
+    value = encoded(home, empty, encoder_of(home.root, full))
+
+    assert value["rows"] == 0
+    assert "z_mean_000" in open_features("t", home=home.root).to_arrow().column_names
+
+
 def test_a_value_that_is_not_finite_is_not_published(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:

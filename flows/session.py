@@ -1,0 +1,125 @@
+"""What every command of `latents` has: its options, and a session that turns errors into codes."""
+
+import json
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from flows.exits import INTERRUPTED, TERMINATED, exit_code
+from flows.settings import Home, prepare_environment, resolve_home
+
+SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help="catalog name, TOML or data")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="name of the data set or model")
+]
+NameOrAll = Annotated[str | None, typer.Argument(metavar="[NAME]", help="one; all without it")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="override, as training.epochs=5"),
+]
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", help="else $LATENTS_HOME, else ./latents-home")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="no progress")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="tracebacks and library logs")]
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a command works with: where things live, and how to say what came out."""
+
+    home: Home
+    as_json: bool
+    console: Console
+
+    def show(self, value: Any, *, as_text: Any) -> None:
+        """Print `value` as JSON, or what `as_text` draws from it."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(value, indent=2) + "\n")
+            sys.stdout.flush()
+        else:
+            as_text(value, self.console)
+
+
+class Terminated(BaseException):
+    """SIGTERM came: someone wants this process to end in good order."""
+
+
+def _terminated(*_: object) -> NoReturn:
+    raise Terminated
+
+
+@contextmanager
+def session(
+    home: Path | None, *, as_json: bool = False, quiet: bool = False, debug: bool = False
+) -> Iterator[Session]:
+    """Prepare the environment and logging; turn errors into a few lines and an exit code."""
+    resolved = resolve_home(home)
+    messages = Console(stderr=True, quiet=quiet)
+    handler = _attach_progress(messages)
+    before = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        prepare_environment(resolved, debug=debug)
+        yield Session(resolved, as_json, Console())
+    except Terminated:
+        code = _fail(
+            "terminated; run the same command again to resume", TERMINATED, as_json=as_json
+        )
+    except KeyboardInterrupt:
+        code = _fail(
+            "interrupted; run the same command again to resume", INTERRUPTED, as_json=as_json
+        )
+    except Exception as error:  # noqa: BLE001  # the one place where errors become exit codes
+        code = _explain(error, as_json=as_json, debug=debug)
+    else:
+        return
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        logging.getLogger("flows").removeHandler(handler)
+        handler.close()
+    raise typer.Exit(code)
+
+
+def _attach_progress(console: Console) -> logging.Handler:
+    from flows.progress import ProgressHandler
+
+    handler = ProgressHandler(console)
+    ours = logging.getLogger("flows")
+    ours.setLevel(logging.INFO)
+    ours.addHandler(handler)
+    ours.propagate = False
+    return handler
+
+
+def _explain(error: Exception, *, as_json: bool, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    code = exit_code(error)
+    if code is not None:
+        return _fail(str(error), code, as_json=as_json)
+    what = f"{type(error).__name__}: {error}"
+    hint = "" if debug else "\nThis is not an error that we expected; --debug shows where."
+    return _fail(what + hint, 1, as_json=as_json)
+
+
+def _fail(message: str, code: int, *, as_json: bool) -> int:
+    if as_json:
+        sys.stdout.write(json.dumps({"error": message, "exit_code": code}) + "\n")
+    Console(stderr=True).print(f"[bold red]error[/] {_escaped(message)}", highlight=False)
+    return code
+
+
+def _escaped(message: str) -> str:
+    from rich.markup import escape
+
+    return escape(message)
