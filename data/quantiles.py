@@ -14,6 +14,7 @@ from data.survey import rank_of
 
 SAMPLE_ROWS = 65_536
 KNOTS = 257
+SMALLEST_SPREAD = 1e-100  # below it the slope of the map overflows: one value, not two
 
 Floats = npt.NDArray[np.float64]
 Knots = tuple[tuple[float, ...], tuple[float, ...]]  # values, scores; both rise
@@ -44,7 +45,7 @@ class ValueSample:
         values, first, counts = np.unique(
             np.quantile(self.values, shares), return_index=True, return_counts=True
         )
-        if len(values) < 2:
+        if values[-1] - values[0] < SMALLEST_SPREAD:
             return None
         return tuple(values.tolist()), tuple((np.add.reduceat(scores, first) / counts).tolist())
 
