@@ -89,7 +89,7 @@ def running(
         children: list[Child] = []
         ending.callback(_stop, children)
         environment = {**os.environ, **SETTINGS, HOME_VARIABLE: str(home.root)}
-        start = _Starter(home, environment, lock, children)
+        start = _Starter(home, environment, lock, children, ending)
 
         prefect = os.environ.get("PREFECT_API_URL") or start.prefect(prefect_port)
         mlflow = os.environ.get("MLFLOW_TRACKING_URI") or start.mlflow(mlflow_port)
@@ -146,16 +146,17 @@ class _Starter:
     environment: dict[str, str]
     lock: IO[str]
     children: list[Child]
+    claims: ExitStack
 
     def prefect(self, wanted: int | None) -> str:
-        port = _port(wanted, PREFECT_PORT)
+        port = _port(wanted, PREFECT_PORT, self.claims)
         self._start(
             "prefect", ["prefect", "server", "start", "--host", LOOPBACK, "--port", port]
         )
         return f"http://{LOOPBACK}:{port}/api"
 
     def mlflow(self, wanted: int | None) -> str:
-        port = _port(wanted, MLFLOW_PORT)
+        port = _port(wanted, MLFLOW_PORT, self.claims)
         # By the environment: an address with a password is for no list of processes.
         store = f"sqlite:///{self.home.root / 'mlflow.db'}"
         self.environment.setdefault("MLFLOW_BACKEND_STORE_URI", store)
@@ -203,17 +204,29 @@ def _ours() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _port(wanted: int | None, usual: int) -> str:
-    """The port to listen on: the one asked for, or the usual one, or any that is free."""
-    for port in [wanted] if wanted else [usual, 0]:
+def _port(wanted: int | None, usual: int, claims: ExitStack) -> str:
+    """The port to listen on: the one asked for, or the usual one, or any that is free.
+
+    Between a look at a port and its server's start another `latents up` may take it, and then
+    answer for it: a name that only one process can hold at a time says whose it is.
+    """
+    for port in [wanted] if wanted else [usual, *[0] * 10]:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((LOOPBACK, port))
             except OSError:
                 continue
-            return str(probe.getsockname()[1])
-    raise StartError(f"port {wanted} of {LOOPBACK} is taken; name another or none")
+            free = probe.getsockname()[1]
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0latents-up-{free}")  # abstract: no file, gone with the process
+        except OSError:
+            claim.close()
+            continue
+        claims.enter_context(claim)
+        return str(free)
+    raise StartError(f"port {wanted or usual} of {LOOPBACK} is taken; name another, or none")
 
 
 def _wait(children: list[Child], address: str, *, holds: bytes = b"") -> None:

@@ -115,5 +115,6 @@ def latents_up(home: Path, environment: Mapping[str, str] | None = None) -> Iter
         yield Stack(home, f"{addresses['prefect']}/api", addresses["mlflow"])
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=200) == 0, errors.read_text()
+        code = process.wait(timeout=200)
         process.stdout.close()
+        assert code == 0, errors.read_text()

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from flows.noticeboard import key_of, links, markdown, numbers
 from flows.redaction import holds_secret, redacted
 from flows.settings import Home, running_servers
+from flows.up import PREFECT_PORT, StartError, _port
 from flows.watch import Eye, glimpse
 
 
@@ -112,3 +114,13 @@ def test_a_summary_is_readable_whatever_its_last_stage() -> None:
     assert numbers(short) == []
     assert links(short, "sqlite:///x") == {}
     assert key_of("My_data.set", "summary") == "my-data-set-summary"
+
+
+def test_two_of_us_never_take_one_port() -> None:
+    """Each has asked and neither listens yet: the second is given another."""
+    with ExitStack() as first, ExitStack() as second:
+        port = _port(None, PREFECT_PORT, first)
+
+        assert _port(None, PREFECT_PORT, second) != port
+        with pytest.raises(StartError, match=f"port {port} of 127.0.0.1 is taken"):
+            _port(int(port), PREFECT_PORT, second)
