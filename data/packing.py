@@ -28,7 +28,7 @@ from data.splits import hash_keys
 
 FORMAT, VERSION = "latent-features/packed", 1
 
-MEMORY_BYTES = 256 << 20
+MEMORY_BYTES = 128 << 20
 SLICE_BYTES = 16 << 20
 
 Keys = npt.NDArray[np.uint64]

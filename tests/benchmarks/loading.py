@@ -39,7 +39,7 @@ def peak_mb() -> int:
 
 def say(what: str, rows: int, elapsed_s: float) -> None:
     rate = f"{rows / elapsed_s / 1e6:.2f} M rows/s"
-    print(f"{what}: {rows:,} rows in {elapsed_s:.2f} s, {rate}, peak {peak_mb()} MB")  # noqa: T201
+    print(f"{what}: {rows:,} rows in {elapsed_s:.2f} s, {rate}, peak {peak_mb()} MB")
 
 
 def written_raw(folder: Path, x: np.ndarray) -> Packed:
@@ -52,7 +52,10 @@ def written_raw(folder: Path, x: np.ndarray) -> Packed:
 def rates(folder: Path) -> None:
     x = np.random.default_rng(0).normal(size=(600_000, FEATURES)).astype(np.float32)
     keys = np.arange(len(x), dtype=np.uint64)
-    sources = {"in memory": InMemory(x, keys), "packed": written_raw(folder / "packed", x)}
+    sources: dict[str, InMemory | Packed] = {
+        "in memory": InMemory(x, keys),
+        "packed": written_raw(folder / "packed", x),
+    }
     for batch_rows in (128, 2048):
         started = perf_counter()
         order = torch.randperm(len(x))
@@ -124,7 +127,7 @@ def sorted_classes(folder: Path) -> None:
         }
         for name, batches in orders.items():
             elbo = trained(name, batches, len(train), test, seed)
-            print(f"seed {seed}, {name}: test ELBO {elbo:.3f} nats")  # noqa: T201
+            print(f"seed {seed}, {name}: test ELBO {elbo:.3f} nats")
 
 
 def in_order(x: np.ndarray, keys: np.ndarray) -> Iterator[Batch]:
