@@ -42,7 +42,7 @@ SOME_ROWS = 131_072  # how many a stage is measured on
 
 
 def say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201
+    print(text, flush=True)
 
 
 def generated(path: Path, rows: int) -> Path:

@@ -79,9 +79,8 @@ def test_pandas_duckdb_and_polars_read_the_folder_as_it_is(finished: Finished) -
 
     by_pandas = pd.read_parquet(folder)[Z].to_numpy()
     by_polars = pl.read_parquet(folder).select(Z).to_numpy()
-    by_duckdb = (
-        duckdb.sql(f"select {', '.join(Z)} from '{folder}/*.parquet'").to_df().to_numpy()
-    )
+    query = f"select {', '.join(Z)} from '{folder}/*.parquet'"
+    by_duckdb = duckdb.connect().execute(query).df().to_numpy()
 
     np.testing.assert_array_equal(by_pandas, ours)
     np.testing.assert_array_equal(by_polars, ours)
