@@ -135,13 +135,7 @@ class _Work(NamedTuple):
             self.write(rows, part.estimate(), goal)
             if perf_counter() > deadline:
                 break
-        return Tally(
-            torch.cat([part.log_sum for part in parts]),
-            torch.cat([part.log_sum_squares for part in parts]),
-            torch.cat([part.largest for part in parts], 1),
-            goal,
-            tally.kept,
-        )
+        return Tally.joined(parts)
 
     def write(
         self, rows: Int64[Tensor, " chosen"], estimate: MarginalEstimate, samples: int

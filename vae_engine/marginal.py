@@ -5,7 +5,7 @@ of (seed, row key, draw), and weights are summed as they come, in float64.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,6 +25,7 @@ from vae_engine.observation import observed
 
 OUTPUTS_AT_ONCE = (200_000, 40_000_000)  # of the decoder, on a CPU (its cache) and on a GPU
 MOST_AT_ONCE = (4096, 1_000_000)  # pairs of a row and a draw
+ROWS_AT_ONCE = 512  # whose k-hat is fitted together: one by one the small calls add up
 DRAWS_AT_ONCE = 2048  # of z and its densities, for each row: small calls cost more than they do
 
 
@@ -72,6 +73,18 @@ class Tally(NamedTuple):
             self.largest[:, index],
             self.samples,
             self.kept,
+        )
+
+    @classmethod
+    def joined(cls, tallies: Sequence["Tally"]) -> "Tally":
+        """Put rows side by side, all of which have had as many samples."""
+        assert len({(tally.samples, tally.kept) for tally in tallies}) == 1
+        return cls(
+            torch.cat([tally.log_sum for tally in tallies]),
+            torch.cat([tally.log_sum_squares for tally in tallies]),
+            torch.cat([tally.largest for tally in tallies], 1),
+            tallies[0].samples,
+            tallies[0].kept,
         )
 
     def estimate(self) -> MarginalEstimate:
@@ -185,9 +198,10 @@ def estimate_log_marginal(
     pairs = pairs_at_once(model, x)
     size = rows_per_chunk or max(1, pairs // (samples_per_chunk or samples))
     draws = samples_per_chunk or max(1, pairs // size)
-    parts = []
+    parts, tallies, waiting = [], [], 0
     for rows, keys in zip(x.split(size), row_keys.split(size), strict=True):
-        chunks = chunks_of_log_weights(
+        tally = Tally.empty(len(rows), samples=samples, device=x.device)
+        for log_w in chunks_of_log_weights(
             model,
             observed(model, rows, keys, seed),
             keys,
@@ -195,6 +209,15 @@ def estimate_log_marginal(
             first=0,
             last=samples,
             samples_per_chunk=draws,
-        )
-        parts.append(summarize(chunks, samples=samples))
-    return MarginalEstimate(*(torch.cat(field) for field in zip(*parts, strict=True)))
+        ):
+            tally = tally.plus(log_w)
+        tallies.append(tally)
+        waiting += len(rows)
+        if waiting >= ROWS_AT_ONCE:
+            parts.append(Tally.joined(tallies).estimate())
+            tallies, waiting = [], 0
+    if tallies:
+        parts.append(Tally.joined(tallies).estimate())
+    return MarginalEstimate(
+        *(torch.cat(field).to(log_w.dtype) for field in zip(*parts, strict=True))
+    )
