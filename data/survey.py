@@ -309,7 +309,7 @@ def _picture(pixels: Pixels) -> dict[str, Any]:
 def _skewness(values: npt.NDArray[np.float64]) -> float:
     deviations = values - values.mean()
     stddev = float(np.sqrt(np.square(deviations).mean()))
-    return float((deviations**3).mean() / stddev**3) if stddev > 0 else 0.0
+    return float(((deviations / stddev) ** 3).mean()) if stddev > 0 else 0.0
 
 
 def _counted(array: pa.Array) -> Counter[Any]:

@@ -63,8 +63,8 @@ def rates(folder: Path) -> None:
         for index in order.split(batch_rows):
             whole.index_select(0, index)
         say(f"torch, by hand, batches of {batch_rows}", len(x), perf_counter() - started)
-        for name, source in sources.items():
-            loader = Loader(source=source, batch_rows=batch_rows, seed=0)
+        for name, rows_of in sources.items():
+            loader = Loader(source=rows_of, batch_rows=batch_rows, seed=0)
             for epoch in range(2):
                 started = perf_counter()
                 rows = sum(len(batch.x) for batch in loader.epoch(epoch))
