@@ -8,8 +8,13 @@ test. A first model needs the first two.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import NormalDist, fmean, stdev
 from typing import Any
+
+import torch
+
+from vae_engine.comparison import paired_difference
+
+CHAMPION_CHECK = "better than the champion"
 
 
 class GateError(RuntimeError):
@@ -28,6 +33,7 @@ class Check:
     evidence: str
     nats: float | None = None
     stderr: float | None = None
+    rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,15 @@ class Verdict:
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values for a record and for MLflow."""
-        return {"passed": self.passed, "checks": [asdict(check) for check in self.checks]}
+        value = {"passed": self.passed, "checks": [asdict(check) for check in self.checks]}
+        for check in self.checks:
+            if check.name == CHAMPION_CHECK and check.stderr is not None:
+                value["comparison"] = {
+                    "difference_nats": check.nats,
+                    "stderr": check.stderr,
+                    "rows": check.rows,
+                }
+        return value
 
 
 def judge(
@@ -81,7 +95,7 @@ def judge(
     if champion_nats is not None:
         checks.append(
             _paired(
-                "better than the champion",
+                CHAMPION_CHECK,
                 evaluation["log_marginal_per_row"],
                 champion_nats,
                 confidence,
@@ -95,23 +109,27 @@ def _paired(
 ) -> Check:
     """One-sided paired test of log p(x): the lower end of the mean difference is above zero.
 
-    A row that one model holds for impossible (log p(x) = -inf) decides alone.
+    A row that one model alone holds for impossible (log p(x) = -inf) decides; a row impossible
+    under both is a tie. No row is dropped.
     """
-    if any(value == -math.inf for value in ours):
-        return Check(name, passed=False, evidence=f"not {name}: it rules out a test row")
-    if any(value == -math.inf for value in theirs):
-        return Check(name, passed=True, evidence=f"{name}: the other rules out a test row")
-    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
-    mean = fmean(differences)
-    stderr = (
-        stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.inf
+    found = paired_difference(
+        torch.tensor(ours, dtype=torch.float64),
+        torch.tensor(theirs, dtype=torch.float64),
+        confidence=2 * confidence - 1,  # of the two-sided interval with this lower end
     )
-    passed = mean - NormalDist().inv_cdf(confidence) * stderr > 0
+    passed, word = found.first_is_better, "" if found.first_is_better else "not "
+    if not math.isfinite(found.difference_nats):
+        ruled_out = (
+            f"it rules out {found.impossible_under_first} of {found.rows} test rows, "
+            f"the other {found.impossible_under_second}"
+        )
+        return Check(name, passed, f"{word}{name}: {ruled_out}", rows=found.rows)
     return Check(
         name,
         passed,
-        f"{'' if passed else 'not '}{name}: log p(x) differs by {mean:+.3f} ± {stderr:.3f} nats "
-        f"on {len(ours)} test rows",
-        nats=mean,
-        stderr=stderr if math.isfinite(stderr) else None,
+        f"{word}{name}: log p(x) differs by {found.difference_nats:+.3f} ± "
+        f"{found.stderr:.3f} nats on {found.rows} test rows",
+        nats=found.difference_nats,
+        stderr=found.stderr if math.isfinite(found.stderr) else None,
+        rows=found.rows,
     )

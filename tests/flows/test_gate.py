@@ -7,8 +7,8 @@ from flows.gate import judge
 def evaluation(**changes: Any) -> dict[str, Any]:
     record = {
         "active_units": 4,
-        "log_marginal_per_row": [-1.0, -2.0, -3.0, -2.5],
-        "independent_per_row": [-5.0, -6.2, -7.1, -6.0],
+        "log_marginal_per_row": [-1.0, -2.0, -3.0, -2.5, -1.5, -2.2],
+        "independent_per_row": [-5.0, -6.2, -7.1, -6.0, -5.4, -6.3],
     }
     return record | changes
 
@@ -37,7 +37,7 @@ def test_a_challenger_must_win_by_more_than_noise() -> None:
     noisy = [
         value + shift
         for value, shift in zip(
-            record["log_marginal_per_row"], (0.9, -1.0, 0.8, -1.0), strict=True
+            record["log_marginal_per_row"], (0.9, -1.0, 0.8, -1.0, 0.7, -0.9), strict=True
         )
     ]
     worse = [value - 0.5 for value in record["log_marginal_per_row"]]
@@ -61,5 +61,5 @@ def test_the_reason_gives_the_numbers() -> None:
     verdict = judge(record, min_active_units=1, confidence=0.95, champion_nats=worse)
 
     assert verdict.checks[-1].evidence == (
-        "better than the champion: log p(x) differs by +0.500 ± 0.000 nats on 4 test rows"
+        "better than the champion: log p(x) differs by +0.500 ± 0.000 nats on 6 test rows"
     )
