@@ -25,6 +25,7 @@ BEYOND_INT64 = 2.0**63
 BLOCK_BYTES = 4 << 20  # whose types Arrow guesses, and where the decimal mark is looked for
 SAMPLE_BYTES = 64 << 10  # that the delimiter is told by
 DELIMITERS = ",;\t|"
+TEXTS, FLOATS = ("string", "large_string"), ("double", "float")  # types that may be declared
 QUOTED = re.compile(r'"[^"]*"')
 WHOLE = r"^\s*[+-]?\d+\s*$"
 
@@ -37,8 +38,8 @@ def open_csv(path: Path, reading: Reading) -> Opened:
             integers beyond int64.
     """
     dialect = _agreed(path, reading)
-    declared = {name: pa.type_for_alias(kind) for name, kind in reading.types.items()}
-    text = {name: kind for name, kind in declared.items() if pa.types.is_string(kind)}
+    text = {name: pa.string() for name, kind in reading.types.items() if kind in TEXTS}
+    floats = {name for name, kind in reading.types.items() if kind in FLOATS}
     types: dict[str, pa.DataType] = {}
 
     def reader() -> Any:
@@ -52,7 +53,7 @@ def open_csv(path: Path, reading: Reading) -> Opened:
         else:
             wider = WIDER.get(str(types[seen.misfit]), "string")
             types[seen.misfit] = pa.type_for_alias(wider)
-    for column in seen.giants - declared.keys():
+    for column in seen.giants - floats:
         _refuse_giant_integers(path, dialect, column)
     with reader() as opened:
         return Opened(opened.schema, lambda: iter(reader()), dialect)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 RENAME_NOREPLACE = 1
 HERE = -100  # AT_FDCWD
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def fsync_folder(folder: Path) -> None:
@@ -30,12 +31,21 @@ def fsync_folder(folder: Path) -> None:
 
 @contextmanager
 def temporary_in(folder: Path) -> Iterator[Path]:
-    """Yield an empty file in `folder` that is gone afterwards, whatever happens."""
+    """Yield an empty file in `folder` that is gone afterwards, whatever happens.
+
+    Raises:
+        OSError: of a full disk, with what to do.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=folder, prefix=".tmp-")
     os.close(handle)
     try:
         yield Path(name)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        way_out = "free some space and run again: what is finished is kept"
+        raise OSError(error.errno, f"{error.strerror}; {way_out}", str(folder)) from None
     finally:
         Path(name).unlink(missing_ok=True)
 

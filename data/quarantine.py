@@ -139,7 +139,9 @@ class _Child:
     def _line(self, process: subprocess.Popen[bytes], patience_s: float) -> bytes | None:
         """Return the child's next line; b"" when it has died, None when patience ends."""
         assert process.stdout is not None, "the child was started with pipes"
-        if not select.select([process.stdout], [], [], patience_s)[0]:
+        waiting = select.poll()  # select() cannot wait for a descriptor beyond 1023
+        waiting.register(process.stdout, select.POLLIN)
+        if not waiting.poll(1000 * patience_s):
             return None
         return process.stdout.readline()
 

@@ -37,6 +37,7 @@ class Fetched:
     """Remote files: what identifies them, and a local folder that holds them once asked for."""
 
     where: str
+    base: str  # what the names of the files are below
     files: tuple["RemoteFile", ...]
     pattern: str = ""  # what stands for the files in the folder; "" where there is one
 
@@ -46,7 +47,8 @@ class Fetched:
         return digest_of([[file.name, file.tag] for file in self.files])
 
     @cached_property
-    def _folder(self) -> Path:
+    def folder(self) -> Path:
+        """The local folder that stands for `base`."""
         folder = folder_of(self)
         for file in self.files:
             path = folder / file.name
@@ -56,7 +58,7 @@ class Fetched:
 
     def local(self) -> str:
         """Fetch all files; return the path, folder or pattern that stands for them here."""
-        return str(self._folder / (self.pattern or self.files[0].name))
+        return str(self.folder / (self.pattern or self.files[0].name))
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ def remote(url: str) -> Fetched:
         raise SourceError(f"{without_secrets(url)} names no file")
     identity = digest_of([tag, size]) if any(tag.values()) else os.urandom(8).hex()
     file = RemoteFile(name, identity, lambda path: _download(url, path))
-    return Fetched(without_secrets(url), (file,))
+    where = without_secrets(url)
+    return Fetched(where, where.partition("?")[0].rpartition("/")[0], (file,))
 
 
 @contextmanager
@@ -162,7 +165,8 @@ def _from_s3(url: str) -> Fetched:
     try:
         info = store.get_file_info(base)
         if info.type == pyarrow.fs.FileType.File:
-            return Fetched(url, (_object(store, base, PurePosixPath(base).name),))
+            place, _, name = base.rpartition("/")
+            return Fetched(url, f"s3://{place}", (_object(store, base, name),))
         selector = pyarrow.fs.FileSelector(base, recursive=True, allow_not_found=True)
         found = sorted(
             entry.path
@@ -176,7 +180,8 @@ def _from_s3(url: str) -> Fetched:
         raise SourceError(f"{url} cannot be reached: {str(error).splitlines()[0]}") from None
     if not files:
         raise SourceError(f"{url} holds nothing; check bucket and prefix")
-    return Fetched(url, files, pattern="/".join(parts[len(PurePosixPath(base).parts) :]) or ".")
+    pattern = "/".join(parts[len(PurePosixPath(base).parts) :]) or "."
+    return Fetched(url, f"s3://{base}", files, pattern)
 
 
 def _object(store: Any, path: str, name: str) -> RemoteFile:

@@ -6,7 +6,8 @@ the source is refused. What a source is called shows no secret.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from data.files import file_reader
 from data.folders import folder_readers, is_many
 from data.formats import Opened, Reader, Reading, SourceError
 from data.publication import digest_of
-from data.remote import remote
+from data.remote import Fetched, remote
 
 BATCH_ROWS = 131_072
 BATCH_BYTES = 128 << 20
@@ -115,7 +116,7 @@ def open_source(
         raise SpecError(f"{where} is no database; a query needs one, as in sqlite:///file.db")
     if where.startswith(("s3://", "https://", "http://")):
         fetched = remote(where)
-        return Source(fetched.where, lambda: _readers(fetched.local(), reading), fetched.digest)
+        return Source(fetched.where, lambda: _fetched_readers(fetched, reading), fetched.digest)
     if "://" in where and not where.startswith("file://"):
         raise SourceError(
             f"{where.partition('://')[0]}:// is no scheme that we read; known: s3, https, "
@@ -133,6 +134,34 @@ def _readers(where: str, reading: Reading) -> tuple[Reader, ...]:
     if not path.exists():
         raise SourceError(f"{path} does not exist; the working folder is {Path.cwd()}")
     return (file_reader(path, reading),)
+
+
+def _fetched_readers(fetched: Fetched, reading: Reading) -> tuple[Reader, ...]:
+    """The readers of files that were fetched; their errors name the place they came from."""
+
+    @contextmanager
+    def renamed() -> Iterator[None]:
+        try:
+            yield
+        except SourceError as error:
+            told = str(error).replace(str(fetched.folder), fetched.base)
+            raise SourceError(told) from None
+
+    def opener(reader: Reader) -> Callable[[], Opened]:
+        def read(opened: Opened) -> Iterator[pa.RecordBatch]:
+            with renamed():
+                yield from opened.read()
+
+        def open_renamed() -> Opened:
+            with renamed():
+                opened = reader.open()
+            return opened._replace(read=lambda: read(opened))
+
+        return open_renamed
+
+    with renamed():
+        readers = _readers(fetched.local(), reading)
+    return tuple(replace(reader, open=opener(reader)) for reader in readers)
 
 
 def rebatched(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:

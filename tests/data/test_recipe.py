@@ -199,3 +199,13 @@ def test_equal_tables_from_two_formats_share_a_snapshot(tmp_path: Path) -> None:
     pa.csv.write_csv(people(), tmp_path / "t.csv")
 
     assert ingest(tmp_path / "t.csv", name="p", root=tmp_path).path == first.path
+
+
+def test_a_csv_of_every_kind_is_read_again_by_its_contract(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    lines = [f"{k},2024-01-{k % 28 + 1:02d} 10:00:00,{k}.5,w{k % 3},true" for k in range(60)]
+    for count in (50, 60):
+        path.write_text("\n".join(["id,at,x,word,flag", *lines[:count]]) + "\n")
+        snapshot = ingest(path, name="t", root=tmp_path)
+
+    assert (snapshot.rows, snapshot.contract.timestamp) == (60, "at")

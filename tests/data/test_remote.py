@@ -156,6 +156,17 @@ def test_a_missing_file_is_what_the_server_says(site: Site) -> None:
         open_source(f"{site.url}/t.csv?token=secret")
 
 
+def test_an_error_names_the_place_and_not_the_copy(site: Site) -> None:
+    site.files["/t.csv"] = b"a,b\n1\n"
+    site.files["/t.parquet"] = b"PAR1 no more"
+
+    for name in ("t.csv", "t.parquet"):
+        with pytest.raises(SourceError) as caught:
+            rows_of(open_source(f"{site.url}/{name}"))
+        assert str(caught.value).startswith(f"{site.url}/{name} cannot be read: ")
+    assert open_source(f"{site.url}/t.parquet").digest
+
+
 def test_a_server_that_is_away_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "127.0.0.1")
 
