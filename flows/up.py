@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -31,6 +31,7 @@ START_S = 240.0  # a first start makes two databases; it took 85 s on a busy mac
 STOP_S = 60.0  # a run in training saves a checkpoint first
 LOOK_S = 0.3
 SET_PARENT_DEATH_SIGNAL = 1  # prctl(2)
+WORKER = "worker"
 
 SETTINGS = {
     **NO_PICKLES,
@@ -259,12 +260,35 @@ def _answers(address: str, holds: bytes) -> bool:
 def _stop(children: list[Child]) -> None:
     """End what we started, the last first: a worker needs its server to say goodbye."""
     for child in reversed(children):
+        if child.name == WORKER:
+            _end_runs(child)
         _signal(child, signal.SIGTERM)
         try:
             child.process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             _signal(child, signal.SIGKILL)
             child.process.wait()
+
+
+def _end_runs(worker: Child) -> None:
+    """Ask the worker's runs to end, and let them save and say so while the servers live.
+
+    A worker that stops takes its runs with it unheard: they would count as running, and hold
+    the place of the next.
+    """
+    runs = _children_of(worker.process.pid)
+    for run in runs:
+        with suppress(ProcessLookupError):
+            os.kill(run, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_S
+    while time.monotonic() < deadline and any(Path(f"/proc/{run}").exists() for run in runs):
+        time.sleep(LOOK_S)
+
+
+def _children_of(parent: int) -> list[int]:
+    """The processes whose parent this is, as the kernel lists them."""
+    listed = Path(f"/proc/{parent}/task").glob("*/children")
+    return [int(pid) for path in listed for pid in path.read_text().split()]
 
 
 def _signal(child: Child, number: int) -> None:

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,15 @@ class Stack:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
         )
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                text = answer.read()
-        except urllib.error.HTTPError as error:
-            raise AssertionError(f"{error.code}: {error.read().decode()}") from None
+        for wait_s in (0.5, 2.0, None):  # sqlite was locked: Prefect's own client asks again
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    text = answer.read()
+                break
+            except urllib.error.HTTPError as error:
+                if error.code != HTTPStatus.SERVICE_UNAVAILABLE or wait_s is None:
+                    raise AssertionError(f"{error.code}: {error.read().decode()}") from None
+                time.sleep(wait_s)
         return json.loads(text) if text else None
 
     def deployment(self, name: str) -> dict[str, Any]:
