@@ -7,6 +7,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+PLAIN = {
+    pa.large_string(): pa.string(),
+    pa.string_view(): pa.string(),
+    pa.large_binary(): pa.binary(),
+    pa.binary_view(): pa.binary(),
+    pa.float16(): pa.float32(),  # few kernels know it
+}
+
 
 def value_type(kind: pa.DataType) -> pa.DataType:
     """Return the type that a cell has whatever way it is encoded: no dictionary, no view."""
@@ -14,13 +22,11 @@ def value_type(kind: pa.DataType) -> pa.DataType:
         return value_type(kind.storage_type)
     if pa.types.is_dictionary(kind):
         return value_type(kind.value_type)
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return pa.string()
-    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
-        return pa.binary()
-    if pa.types.is_large_list(kind):
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(value_type(kind.value_type), kind.list_size)
+    if pa.types.is_large_list(kind) or pa.types.is_list(kind):
         return pa.list_(value_type(kind.value_type))
-    return kind
+    return PLAIN.get(kind, kind)
 
 
 def is_number(kind: pa.DataType) -> bool:

@@ -352,5 +352,7 @@ def _labels_of(snapshot: Snapshot) -> dict[str, tuple[Any, ...]]:
     labels = {c.name: c.categories for c in snapshot.contract.kept if c.categories is not None}
     label = snapshot.contract.label
     if label is not None and (seen := snapshot.profile[label]).distinct is not None:
-        labels.setdefault(label, tuple(sorted(value for value, _ in seen.top)))
+        kind = snapshot.contract[label].stored_type
+        if is_number(kind) or pa.types.is_string(kind) or pa.types.is_boolean(kind):
+            labels.setdefault(label, tuple(sorted(value for value, _ in seen.top)))
     return labels

@@ -90,8 +90,14 @@ def as_source_error(path: Path) -> Iterator[None]:
     except (SourceError, SpecError):
         raise
     except (pa.ArrowException, OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        reason = _without_values(error)
+        if "Expected all lists to be of size" in reason:
+            raise SourceError(
+                f"{path} has a null among lists of a fixed length, which Arrow cannot read from "
+                f"Parquet; write them as lists of any length"
+            ) from None
         raise SourceError(
-            f"{path} cannot be read: {_without_values(error)}; "
+            f"{path} cannot be read: {reason}; "
             f"it is damaged, cut short, or not what its suffix says: write it again"
         ) from None
 

@@ -194,8 +194,9 @@ def constant(seen: Seen) -> Guess | None:
 
 def two_values(seen: Seen) -> Guess | None:
     """Two values are two values, whatever they are called."""
-    comparable = seen.is_scalar and not pa.types.is_temporal(seen.type)
-    return Guess("binary", "two values") if comparable and seen.profile.distinct == 2 else None
+    kind = seen.type
+    named = is_number(kind) or pa.types.is_string(kind) or pa.types.is_boolean(kind)
+    return Guess("binary", "two values") if named and seen.profile.distinct == 2 else None
 
 
 def text(seen: Seen) -> Guess | None:

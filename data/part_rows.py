@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.publication import FormatError
-from data.snapshot import Part
+from data.snapshot import Part, as_it_was
 
 BUFFER_BYTES = 1 << 20  # of a column that is read at a time: compressed pages, not all of them
 
@@ -21,10 +21,11 @@ def part_rows(part: Part, rows: int) -> Iterator[pa.RecordBatch]:
         with pq.ParquetFile(
             part.path, page_checksum_verification=True, buffer_size=BUFFER_BYTES
         ) as file:
+            schema = file.schema_arrow
             if not part.rows:
-                schema = file.schema_arrow.remove_metadata()
-                yield pa.RecordBatch.from_pylist([], schema=schema)
+                nothing = as_it_was(schema.empty_table())
+                yield pa.RecordBatch.from_pylist([], schema=nothing.schema)
             for batch in file.iter_batches(batch_size=rows):
-                yield batch.replace_schema_metadata(None)
+                yield from as_it_was(pa.Table.from_batches([batch], schema)).to_batches()
     except (pa.ArrowException, OSError) as error:
         raise FormatError(f"{part.path} is damaged ({error}); ingest again") from None

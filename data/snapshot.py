@@ -35,6 +35,7 @@ from data.publication import (
     FormatError,
     PartRecord,
     Staging,
+    canonical_json,
     digest_of,
     locked,
     read_manifest,
@@ -122,7 +123,7 @@ class Snapshot:
         wanted = None if columns is None else [*columns, *({"split"} - set(columns))]
         try:
             with pq.ParquetFile(part.path, page_checksum_verification=True) as file:
-                table = file.read(columns=wanted).replace_schema_metadata(None)
+                table = as_it_was(file.read(columns=wanted))
         except (pa.ArrowException, OSError) as error:
             raise FormatError(f"{part.path} is damaged ({error}); ingest again") from None
         if split is not None:
@@ -152,6 +153,21 @@ class Snapshot:
             FormatError: lists what is missing or changed.
         """
         verify_parts(self.path, self.manifest)
+
+
+def as_it_was(rows: pa.Table) -> pa.Table:
+    """Return rows of a part with the types that the contract gives them.
+
+    Parquet readers stumble over a null among lists of fixed length. Columns that may have
+    one are stored as lists, and their lengths in the part's metadata.
+    """
+    lengths = json.loads((rows.schema.metadata or {}).get(b"fixed_lengths", b"{}"))
+    rows = rows.replace_schema_metadata(None)
+    for name in lengths.keys() & set(rows.column_names):
+        place, kind = rows.schema.get_field_index(name), rows.schema.field(name).type
+        fixed = pa.list_(kind.value_type, lengths[name])
+        rows = rows.set_column(place, name, rows[name].cast(fixed))
+    return rows
 
 
 def open_snapshot(path: Path, *, reused: bool = True) -> Snapshot:
@@ -273,7 +289,7 @@ def _write_parts(recipe: Recipe, contract: Contract, staging: Staging) -> Writte
         table = checker.add(batch)
         if checker.failed:
             continue
-        table, splits = _with_split(table, contract, recipe.split)
+        table, splits = _with_split(_storable(table, contract), contract, recipe.split)
         for split in SPLITS:
             written.split_rows[split] += int((splits == split).sum())
         written.schema = table.schema
@@ -295,6 +311,23 @@ def _batches(recipe: Recipe, contract: Contract) -> Iterator[pa.RecordBatch]:
     names = [] if contract.key is not None else [pa.field(ROW_ID, pa.string())]
     schema = pa.schema([*recipe.opened.schema, *names])
     yield pa.RecordBatch.from_pylist([], schema=schema)
+
+
+def _fixed_lengths(contract: Contract) -> dict[str, int]:
+    """The columns of lists of one length that may have nulls."""
+    return {
+        column.name: column.stored_type.list_size
+        for column in contract.kept
+        if pa.types.is_fixed_size_list(column.stored_type)
+        and (column.nulls == "allow" or not column.is_encoded)
+    }
+
+
+def _storable(table: pa.Table, contract: Contract) -> pa.Table:
+    for name in _fixed_lengths(contract):
+        place, kind = table.schema.get_field_index(name), table.schema.field(name).type
+        table = table.set_column(place, name, table[name].cast(pa.list_(kind.value_type)))
+    return table
 
 
 def _with_split(
@@ -325,6 +358,7 @@ def _footer(recipe: Recipe, contract: Contract) -> dict[str, str]:
         "format_version": str(VERSION),
         "dataset": recipe.name,
         "publication": digest_of([contract.digest, recipe.split])[:16],
+        "fixed_lengths": canonical_json(_fixed_lengths(contract)),
     }
 
 

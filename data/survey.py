@@ -152,6 +152,8 @@ class ColumnSurvey:
         if self.steps_by_one:
             self._look_at_steps(array)
         if counting and not _has_long_text(array):
+            if pa.types.is_decimal(self.kind):
+                array = array.cast(pa.float64())  # what a contract stores it as
             self.values = _counted(array.drop_null())
         else:
             self.values = None
@@ -251,7 +253,11 @@ def _profile(survey: ColumnSurvey, sample: pa.Array) -> ColumnProfile:
         shape["mean"], shape["stddev"] = moments.mean, moments.stddev
     if is_number(survey.kind):
         shape |= _shape_of(numbers(cells))
-    elif pa.types.is_temporal(survey.kind) and len(cells):
+    elif (
+        pa.types.is_temporal(survey.kind)
+        and not pa.types.is_duration(survey.kind)
+        and len(cells)
+    ):
         span = pc.min_max(cells)
         shape["min"], shape["max"] = str(span["min"]), str(span["max"])
     if pixels.images:

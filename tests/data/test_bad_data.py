@@ -22,7 +22,9 @@ from hypothesis import strategies as st
 import data.formats
 from data.checking import Checker, ContractError, check, conform
 from data.contract import ColumnContract, Contract
+from data.drift import baseline_of, drift_of
 from data.formats import SourceError
+from data.part_rows import part_rows
 from data.preprocessing import fit_preprocessor
 from data.snapshot import ingest
 from data.sources import open_source
@@ -381,3 +383,53 @@ def test_publications_of_two_schemas_are_read_by_name(tmp_path: Path) -> None:
     assert set(narrow.manifest["schema"]) == {"id", "x", "split"}
     both = pa.concat_tables([wide.table(), narrow.table()], promote_options="default")
     assert both["y2"].null_count == 60
+
+
+ODD = {
+    "half floats": (pa.array(np.arange(60).astype(np.float16)), "continuous"),
+    "durations": (pa.array(np.arange(60), pa.duration("s")), "ignore"),
+    "two decimals": (pa.array([Decimal("0.5"), Decimal("1.5")] * 30), "binary"),
+    "two bytes": (pa.array([b"a", b"b"] * 30), "ignore"),
+    "two times of day": (pa.array([datetime.time(1), datetime.time(2)] * 30), "ignore"),
+    "vectors of which some are null": (
+        pa.array([[1.5, k] if k % 3 else None for k in range(60)], pa.list_(pa.float64(), 2)),
+        "vector",
+    ),
+    "tiny numbers": (pa.array([0.0, 5e-155, 3e-300] * 20), "continuous"),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_odd_types_are_kept_and_read_back(what: str, tmp_path: Path) -> None:
+    """Each of these ended in an error of Arrow's, or in a snapshot that could not be read."""
+    values, kind = ODD[what]
+    table = pa.table({"id": np.arange(60), "odd": values, "x": np.arange(60) * 1.5})
+    snapshot = ingest(table, name="t", root=tmp_path)
+
+    assert snapshot.contract["odd"].kind == kind
+    preprocessor = fit_preprocessor(snapshot)
+    encoded = preprocessor.transform(snapshot.table())
+    if kind != "ignore":
+        assert snapshot.table()["odd"].null_count == values.null_count
+        parts = pa.Table.from_batches(part_rows(snapshot.parts[0], 7))
+        assert parts.equals(snapshot.table())
+        assert preprocessor.inverse(encoded.x)["odd"].null_count == values.null_count
+    assert drift_of(open_source(table), snapshot, baseline_of(snapshot)).verdict == "stable"
+
+
+@pytest.mark.parametrize("label", [[datetime.time(1), datetime.time(2)], [b"a", b"b"]])
+def test_a_label_of_an_odd_type_travels_along(label: list[Any], tmp_path: Path) -> None:
+    table = pa.table({"label": label * 30, "x": np.arange(60) * 1.5})
+    snapshot = ingest(table, name="t", root=tmp_path)
+
+    assert snapshot.table()["label"].to_pylist() == label * 30
+    assert baseline_of(snapshot).tallies
+
+
+def test_a_null_among_lists_of_a_fixed_length_is_explained(tmp_path: Path) -> None:
+    """Arrow writes such a Parquet file and does not read it back."""
+    vectors = pa.array([[1.0, 2.0], None], pa.list_(pa.float64(), 2))
+    path = written(pa.table({"v": vectors}))(tmp_path)
+
+    with pytest.raises(SourceError, match="has a null among lists of a fixed length, which"):
+        list(open_source(path).batches())
