@@ -3,6 +3,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 import data.delimited
 from data.contract import CsvDialect, SpecError
@@ -221,3 +223,43 @@ def test_declared_text_keeps_its_zeros(tmp_path: Path) -> None:
 
 def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
     assert rows_of(csv(tmp_path, b"\xef\xbb\xbfa,b\n1,2\n")) == [{"a": 1, "b": 2}]
+
+
+words = st.text("abcäöüß ", min_size=1, max_size=6).map(str.strip).filter(bool)
+records = st.lists(
+    st.tuples(
+        words, st.integers(-999, 999), st.floats(-99, 99).map(lambda v: round(v, 2) + 0.001)
+    ),
+    min_size=2,
+    max_size=8,
+)
+
+
+@given(
+    records=records,
+    delimiter=st.sampled_from(",;\t|"),
+    decimal=st.sampled_from(".,"),
+    codec=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "cp1252"]),
+    quoted=st.booleans(),
+)
+def test_whatever_the_dialect_the_table_is_the_same(
+    tmp_path_factory: pytest.TempPathFactory,
+    records: list[tuple[str, int, float]],
+    delimiter: str,
+    decimal: str,
+    codec: str,
+    quoted: bool,
+) -> None:
+    assume(delimiter != "," or decimal == ".")
+    mark = '"' if quoted else ""
+    lines = [delimiter.join(["word", "whole", "number"])]
+    for word, whole, number in records:
+        text = f"{number:.3f}".replace(".", decimal)
+        lines.append(delimiter.join([f"{mark}{word}{mark}", str(whole), text]))
+    path = tmp_path_factory.mktemp("csv") / "t.csv"
+    path.write_bytes(("\n".join(lines) + "\n").encode(codec))
+
+    assert rows_of(path) == [
+        {"word": word, "whole": whole, "number": float(f"{number:.3f}")}
+        for word, whole, number in records
+    ]
