@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from data.publication import canonical_json, replace_file
-from flows.encode import encode_dataset
+from data.snapshot import open_snapshot
+from flows.encode import publish
 from flows.evaluate import evaluate_model
 from flows.ingest import ingest_dataset
 from flows.lookup import NotFoundError
@@ -95,7 +96,7 @@ def made(name: str, table: pa.Table, folder: Path, **dataset: Any) -> Run:
             "champion": True,
         },
     }
-    encode_dataset(spec, home, snapshot, registration)
+    publish(spec.encoding, home, open_snapshot(Path(snapshot)), registration["encoder"])
     run.keep("gate", GATE)
     run.keep("registration", registration)
     return run
@@ -190,7 +191,8 @@ def test_screenshots_show_the_page(page: Page, digits_run: Run, tmp_path: Path) 
             colors = picture.convert("RGB").getcolors(maxcolors=2**24)
         assert colors is not None
         assert len(colors) > 100
-    assert sizes == [(1280, 900)] * 2 + [(390, 900)] * 2
+    assert sizes[:4] == [(1280, 900)] * 2 + [(390, 900)] * 2
+    assert all(width <= 1280 for width, _ in sizes[4:])  # single sections, for a README
 
 
 def test_its_words_can_be_read_in_the_light_and_in_the_dark(page: Page, table_run: Run) -> None:
