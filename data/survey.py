@@ -323,7 +323,10 @@ def _counted(array: pa.Array) -> Counter[Any]:
     if len(counts) > DISTINCT:  # one more than allowed says "many"; the rest cost time
         counts = counts.slice(0, DISTINCT + 1)
     values, numbers_ = counts.field("values").to_pylist(), counts.field("counts").to_pylist()
-    return Counter(dict(zip(values, numbers_, strict=True)))
+    total: Counter[Any] = Counter()
+    for value, number in zip(values, numbers_, strict=True):
+        total[value] += number  # 0.0 and -0.0 are two to Arrow and one to us
+    return total
 
 
 def _distinct(cells: pa.Array) -> int:

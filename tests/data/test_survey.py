@@ -57,6 +57,13 @@ def test_chunks_do_not_change_a_profile(table: pa.Table, rows: int) -> None:
         assert {k: rounded(v) for k, v in vars(one).items()} == vars(other)
 
 
+def test_both_zeros_are_one_value() -> None:
+    column = profile_of(pa.table({"number": [0.0, -0.0, 0.0]})).columns[0]
+
+    assert column.distinct == 1
+    assert column.top == ((0.0, 3),)
+
+
 @given(tables, st.integers(0, 30))
 def test_surveys_of_two_halves_merge_to_the_whole(table: pa.Table, cut: int) -> None:
     first, second = Survey(table.schema), Survey(table.schema, first_row=min(cut, len(table)))
