@@ -16,7 +16,7 @@ from flows.handoff import Rows
 from flows.progress import advance
 from flows.spec import EvaluationSection
 from vae_engine.adaptive import AdaptiveEstimate, EffortPlan, estimate_adaptively
-from vae_engine.annealing import AnnealingPlan, anneal, sandwich, simulate
+from vae_engine.annealing import AnnealingPlan, anneal, sandwich
 from vae_engine.density import DensityPlan, TooManyLatentsError, estimate_by_density
 from vae_engine.diagnostics import most_trusted_k
 from vae_engine.evaluation import Total
@@ -115,7 +115,7 @@ def _annealing(settings: EvaluationSection) -> AnnealingPlan:
 def _bounds(settings: EvaluationSection, model: VAE) -> dict[str, Any]:
     """Lower and upper bound on log p(x) of rows drawn from the model, and their distance."""
     rows = settings.simulated_rows
-    x, z = simulate(model, rows, step_generator(settings.seed, 0))
+    x, z = model.dream(rows, step_generator(settings.seed, 0))
     found = sandwich(model, x, z, torch.arange(rows), _annealing(settings))
     named = {
         "lower": found.lower_nats,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vae_engine.diagnostics import effective_samples, log_mean_stderr
 from vae_engine.hmc import Point, Terms, adapted, evaluate, kick, transition
-from vae_engine.model import VAE, LatentModel
+from vae_engine.model import LatentModel
 from vae_engine.noise import derived_seed, keyed_noise
 from vae_engine.observation import observed
 
@@ -112,13 +112,6 @@ def sigmoid_schedule(temperatures: int) -> Float[Tensor, " points"]:
     return (t - t[0]) / (t[-1] - t[0])
 
 
-def simulate(
-    model: VAE, rows: int, generator: torch.Generator
-) -> tuple[Float[Tensor, "rows features"], Float[Tensor, "rows latents"]]:
-    """Draw z ~ p(z) and x ~ p(x | z): rows whose posterior has one exact draw, z."""
-    return model.dream(rows, generator)
-
-
 @torch.no_grad()
 def anneal(
     model: LatentModel,
@@ -163,7 +156,7 @@ def sandwich(
     row_keys: Int64[Tensor, " rows"],
     plan: AnnealingPlan,
 ) -> Sandwich:
-    """Bound log p(x) of rows that the model drew (`simulate`) from both sides.
+    """Bound log p(x) of rows that the model drew (`VAE.dream`) from both sides.
 
     The lower bound is `anneal`. The upper one starts every chain at the exact posterior draw z
     and goes the same path down:

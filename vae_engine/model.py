@@ -128,7 +128,7 @@ class VAE(nn.Module):
     def dream(
         self, rows: int, generator: torch.Generator
     ) -> tuple[Float[Tensor, "rows features"], Float[Tensor, "rows latents"]]:
-        """Draw rows together with the z they came from."""
+        """Draw rows together with the z they came from: z is then one exact draw of p(z | x)."""
         z = self.prior.sample(rows, generator).to(self.head.weight.dtype)
         return self.likelihood.sample(self.decode(z[None]), generator)[0], z
 

@@ -63,12 +63,16 @@ def test_quadrature_has_converged(case: Case) -> None:
 
 
 def test_importance_sampling_agrees_within_a_hundredth_of_a_nat(case: Case) -> None:
-    """K = 5,000: the mean over rows within 0.01, and rows within their errors (z = 4 of 60)."""
+    """K = 5,000: the mean over rows within 0.01, and rows within their errors (z = 4 of 60).
+
+    With one latent each row is within 0.01; two latents have errors up to 0.015.
+    """
     found = estimate_log_marginal(case.model, case.x, KEYS, samples=5000, seed=0)
 
     error = found.log_marginal_nats - case.exact
     assert abs(error.mean()) < 0.01
     assert (error.abs() < 4 * found.stderr + 1e-3).all()
+    assert error.abs().max() < (0.01 if case.model.latents == 1 else 0.03)
 
 
 def test_adaptive_sampling_agrees_within_the_tolerance_that_was_asked_for(case: Case) -> None:
