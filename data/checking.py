@@ -38,6 +38,7 @@ WAYS_OUT = {
     "inexact": "a double holds integers up to 2**53; set kind = 'ignore', or give them as text",
     "unknown_category": "correct them, add them to categories, or raise max_unknown",
     "bad_places": "give each row as many indices as counts, all within length",
+    "null_split": "say of every row whether it trains, validates or tests",
     "null_key": "give every row a key",
     "duplicate_key": "make keys unique, or leave key out to number the rows",
     "extra_column": "add it to the contract, or set extra = 'ignore'",
@@ -206,6 +207,8 @@ class Checker:
             self._nulls[column.name] += cells.null_count
         elif cells.null_count and column.is_encoded:
             self._note(column.name, "null", pc.is_null(cells), names)
+        elif cells.null_count and column.kind == "split":
+            self._note(column.name, "null_split", pc.is_null(cells), names)
         if column.categories is not None and not column.other:
             known = pc.is_in(cells, value_set=pa.array(column.categories, cells.type))
             unknown = pc.and_(pc.invert(known), pc.is_valid(cells))
@@ -236,7 +239,7 @@ class Checker:
         contract = self.contract[column]
         return (
             code == "unknown_category"
-            and contract.kind != "binary"
+            and contract.kind not in ("binary", "split")
             and tally.count <= contract.max_unknown * self.rows
         )
 

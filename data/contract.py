@@ -7,6 +7,7 @@ kinds decide what the model sees; `why` is for the reader and changes nothing.
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -16,6 +17,7 @@ from zoneinfo import available_timezones
 import pyarrow as pa
 
 from data.publication import check_format, digest_of, json_by_lines
+from data.splits import ROLES, role_of
 
 FORMAT, VERSION = "latent-features/contract", 1
 
@@ -29,7 +31,7 @@ ENCODED_KINDS = (
     "pixels",
     "vector",
 )
-CARRIED_KINDS = ("key", "label", "carry", "timestamp")
+CARRIED_KINDS = ("key", "label", "carry", "timestamp", "split")
 KINDS = (*ENCODED_KINDS, *CARRIED_KINDS, "ignore")
 
 CHOICES = {
@@ -42,6 +44,7 @@ CYCLES = ("day", "week", "year")
 
 OTHER = "(other)"  # the category that rare values share
 ROW_ID = "row_id"  # the key of a table that has none: file name and position
+OF_FEATURES = re.compile(r"split|model_version|elbo_nats|z_(mean|stddev|sample_\d+)(_\d+)?")
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
 Scalar = str | int | float | bool
@@ -117,6 +120,8 @@ class ColumnContract:
                 f"column {self.name!r} is {self.kind} and needs its categories, "
                 f"for instance categories = ['a', 'b']"
             )
+        if self.kind == "split":
+            self._check_roles()
         if self.kind == "pixels" and None in (self.height, self.width, self.channels):
             raise SpecError(f"column {self.name!r}: pixels need height, width and channels")
         if self.kind == "vector" and self.length is None:
@@ -134,6 +139,14 @@ class ColumnContract:
         if self.timezone != "UTC" and self.timezone not in available_timezones():
             zones = near_miss("timezone", self.timezone, sorted(available_timezones()))
             raise SpecError(f"column {self.name!r}: {zones}")
+
+    def _check_roles(self) -> None:
+        roles = {value: role_of(value) for value in self.categories or ()}
+        if None in roles.values() or "train" not in roles.values():
+            raise SpecError(
+                f"column {self.name!r} is to split the rows, but its values are "
+                f"{list(roles)[:10]}: each must be one of {', '.join(ROLES)}, and some 'train'"
+            )
 
     @property
     def is_encoded(self) -> bool:
@@ -203,12 +216,18 @@ class Contract:
                 f"contract {self.name!r}: extra must be 'ignore' or 'refuse', "
                 f"not {self.extra!r}"
             )
-        for kind in ("key", "label", "timestamp"):
+        for kind in ("key", "label", "timestamp", "split"):
             names = [column.name for column in self.columns if column.kind == kind]
             if len(names) > 1:
                 raise SpecError(
                     f"contract {self.name!r} has {len(names)} columns of kind {kind} {names}; "
                     f"keep one and make the others kind = 'carry' or 'ignore'"
+                )
+        for column in self.columns:
+            if clashes(column.name, column.kind):
+                raise SpecError(
+                    f"column {column.name!r} cannot be of kind {column.kind!r}: a table of "
+                    f"features has a column of that name; rename it, or set kind = 'ignore'"
                 )
         if not self.encoded:
             kinds = {column.name: column.kind for column in self.columns}
@@ -246,6 +265,11 @@ class Contract:
     def timestamp(self) -> str | None:
         """The name of the column that says when each row happened."""
         return self._name_of("timestamp")
+
+    @property
+    def split(self) -> str | None:
+        """The name of the column that says which rows train, validate and test."""
+        return self._name_of("split")
 
     @property
     def carried(self) -> tuple[str, ...]:
@@ -309,6 +333,13 @@ class Contract:
 
     def _name_of(self, kind: str) -> str | None:
         return next((column.name for column in self.columns if column.kind == kind), None)
+
+
+def clashes(name: str, kind: str) -> bool:
+    """Whether a column would meet one of the same name in a snapshot or among the features."""
+    if name == "split":
+        return kind not in ("split", "ignore")
+    return kind in ("key", "label", "carry") and OF_FEATURES.fullmatch(name) is not None
 
 
 def arrow_type(name: str) -> pa.DataType:

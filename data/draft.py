@@ -126,7 +126,7 @@ def _column(column: ColumnContract, profile: Profile) -> Iterator[str]:
 def _settings(column: ColumnContract) -> dict[str, Any]:
     """What inference would find again, in the order in which people read it."""
     settings: dict[str, Any] = {"kind": column.kind}
-    if column.kind in ("ignore", "key", "label", "carry"):
+    if column.kind in ("ignore", "key", "label", "carry", "split"):
         return settings
     settings["nulls"] = column.nulls
     if column.kind == "pixels":

@@ -215,12 +215,18 @@ def _without_skipped(
         yield batch.select([name for name in wanted if name in batch.schema.names])
 
 
+def _asked_of(source: Source, contract: Contract) -> Contract:
+    """The contract; new rows need not say whether they train or test."""
+    asked = [c for c in contract.columns if c.kind != "split" or c.name in source.schema.names]
+    return replace(contract, columns=tuple(asked))
+
+
 def drift_of(source: Source, snapshot: Snapshot, baseline: Baseline) -> DriftReport:
     """Hold the rows of a source against a baseline, and against the snapshot's contract.
 
     A breach ends nothing: what was found is in the report.
     """
-    checker = Checker(snapshot.contract)
+    checker = Checker(_asked_of(source, snapshot.contract))
     now = tallied(map(checker.add, source.batches()), baseline)
     columns = tuple(map(compare, baseline.tallies, now))
     return DriftReport(rows=checker.rows, columns=columns, breaches=tuple(checker.breaches()))

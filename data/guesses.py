@@ -14,9 +14,11 @@ import pyarrow as pa
 
 from data.cells import is_bytes, is_list, is_number
 from data.profile import ColumnProfile
+from data.splits import role_of
 from data.survey import LABEL_BYTES, TOP
 
 LABEL_NAMES = ("label", "target", "class", "y", "outcome", "response")
+SPLIT_NAMES = ("split", "subset", "partition")
 LABEL_STARTS = ("label_", "target_", "class_")
 KEY_NAMES = ("id", "key", "uuid")
 ORDINAL_VALUES = 10
@@ -113,6 +115,17 @@ def time(seen: Seen) -> Guess | None:
         return Guess("carry", "a time that does not date the row")
     zone = "" if seen.type.tz else "; it names no time zone and is read as UTC"
     return Guess("timestamp", f"the first column of times dates the row{zone}")
+
+
+def split(seen: Seen) -> Guess | None:
+    """A column that names train and test rows, by its name and by its values, splits them."""
+    if seen.name not in SPLIT_NAMES or not pa.types.is_string(seen.type):
+        return None
+    profile = seen.profile
+    roles = {role_of(value) for value, _ in profile.top}
+    if None in roles or "train" not in roles or profile.nulls or "split" in seen.taken:
+        return None
+    return Guess("split", "it says which rows train and which test")
 
 
 def label(seen: Seen) -> Guess | None:
@@ -250,6 +263,7 @@ def number(seen: Seen) -> Guess | None:
 RULES: tuple[Callable[[Seen], Guess | None], ...] = (
     nothing_in_it,
     time,
+    split,
     label,
     identifier,
     note,

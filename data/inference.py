@@ -20,6 +20,7 @@ from data.contract import (
     ColumnContract,
     Contract,
     SpecError,
+    clashes,
     near_miss,
     refuse_unknown,
 )
@@ -91,6 +92,8 @@ def _column(seen: Seen, settings: Mapping[str, Any], survey: Survey) -> ColumnCo
     else:
         guessed = guess(seen)
         kind, why = guessed.kind, guessed.why
+        if clashes(name, kind):
+            kind, why = "ignore", f"{why}; but features have a column of this name: rename it"
     details = {
         "nulls": "allow" if seen.profile.nulls and kind != "key" else "refuse",
         **(_scalar(seen, kind) if seen.is_scalar else _entries(seen, kind, survey)),
@@ -107,9 +110,10 @@ def _scalar(seen: Seen, kind: str) -> dict[str, Any]:
     elif pa.types.is_decimal(seen.type):
         dtype = "double"  # 15 digits; what is lost beyond them is far below any noise
     details: dict[str, Any] = {"dtype": dtype}
-    if kind in ("binary", "categorical", "ordinal"):
+    if kind in ("binary", "categorical", "ordinal", "split"):
         values = [value for value, _ in seen.profile.top]
         details["categories"] = tuple(sorted(values))
+    if kind in ("binary", "categorical", "ordinal"):
         details["other"] = seen.profile.distinct is None or seen.profile.distinct > TOP
     return details
 

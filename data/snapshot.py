@@ -43,7 +43,7 @@ from data.publication import (
 )
 from data.recipe import Recipe
 from data.sources import rebatched
-from data.splits import SPLITS, hash_keys, split_of
+from data.splits import SPLITS, hash_keys, split_as_said, split_of
 from data.survey import survey
 
 FORMAT, VERSION = "latent-features/snapshot", 1
@@ -334,7 +334,13 @@ def _with_split(
     table: pa.Table, contract: Contract, split: tuple[float, float]
 ) -> tuple[pa.Table, npt.NDArray[np.str_]]:
     valid, test = split
-    splits = split_of(hash_keys(table[contract.key or ROW_ID]), valid=valid, test=test)
+    hashes = hash_keys(table[contract.key or ROW_ID])
+    if contract.split is None:
+        splits = split_of(hashes, valid=valid, test=test)
+    else:
+        said, categories = table[contract.split], contract[contract.split].categories or ()
+        splits = split_as_said(said, hashes, categories=categories, valid=valid, test=test)
+        table = table.drop_columns([contract.split])
     return table.append_column("split", pa.array(splits, pa.string())), splits
 
 

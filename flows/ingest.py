@@ -26,11 +26,14 @@ def ingest_dataset(spec: Spec, home: Home) -> Stage:
 def source_settings(spec: Spec, home: Home) -> dict[str, Any]:
     """What `data.snapshot` is asked for: the same settings find a snapshot and make it."""
     dataset = spec.dataset
+    columns = dict(dataset.columns)
+    if dataset.split.column is not None:
+        columns[dataset.split.column] = {"kind": "split"}
     return {
         "source": dataset.source,
         "name": dataset.name,
         "root": home.datasets,
-        "overrides": dataset.columns,
+        "overrides": columns,
         "key": dataset.key,
         "label": dataset.label,
         "split": (dataset.split.valid, dataset.split.test),

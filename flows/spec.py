@@ -33,8 +33,9 @@ class Section(BaseModel):
 
 
 class SplitSection(Section):
-    """Fractions of the rows held out, chosen by a hash of the key."""
+    """Fractions of the rows held out, chosen by a hash of the key, or a column that says it."""
 
+    column: str | None = None  # its values: train, valid, test; what it lacks, the hash chooses
     valid: float = Field(0.1, gt=0, lt=1)
     test: float = Field(0.1, gt=0, lt=1)
 
@@ -170,6 +171,13 @@ class ScheduleSection(Section):
     on: tuple[Literal["arrival", "drift"], ...] = ()  # events that start a run
 
 
+class ExecutionSection(Section):
+    """Where the work runs: what comes out is the same, a training to rounding."""
+
+    engine: Literal["local", "ray"] = "local"
+    address: str | None = None  # of a Ray cluster; else $RAY_ADDRESS, else this machine
+
+
 class Spec(Section):
     """Everything a pipeline run is told."""
 
@@ -180,6 +188,7 @@ class Spec(Section):
     encoding: EncodingSection = EncodingSection()
     registry: RegistrySection = RegistrySection()
     schedule: ScheduleSection = ScheduleSection()
+    execution: ExecutionSection = ExecutionSection()
     sweep: dict[str, tuple[Any, ...]] = Field(default_factory=dict)  # "model.latents" = [2, 5]
 
     @property

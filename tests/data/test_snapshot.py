@@ -393,3 +393,73 @@ def test_real_data_sets_are_understood(name: str, shared_data: Path, tmp_path: P
     encoded = preprocessor.transform(table)
     assert encoded.x.shape == (snapshot.split_rows["test"], preprocessor.features)
     assert preprocessor.inverse(encoded.x).num_rows == len(table)
+
+
+def test_a_column_that_splits_the_rows_is_followed(tmp_path: Path) -> None:
+    said = ["test" if row % 4 == 0 else "train" for row in range(1000)]
+    table = people().append_column("split", pa.array(said))
+
+    snapshot = ingest(table, name="people", root=tmp_path)
+
+    assert snapshot.contract["split"].kind == "split"
+    kept = np.array(snapshot.table()["split"].to_pylist())
+    np.testing.assert_array_equal(kept == "test", np.array(said) == "test")
+    assert 0 < snapshot.split_rows["valid"] < 150  # the hash takes it from the train rows
+
+
+def test_a_column_of_any_name_splits_the_rows_where_the_spec_says_so(tmp_path: Path) -> None:
+    said = pa.array(np.tile(["train", "val", "test", "train"], 250))
+    table = people().append_column("fold", said)
+
+    snapshot = ingest(
+        table, name="people", root=tmp_path, overrides={"fold": {"kind": "split"}}
+    )
+
+    assert snapshot.split_rows == {"train": 500, "valid": 250, "test": 250}
+    assert "fold" not in snapshot.table().column_names
+
+
+@pytest.mark.parametrize("said", [["train", "south"] * 500, ["test"] * 999 + ["val"]])
+def test_a_column_cannot_split_by_other_words(said: list[str], tmp_path: Path) -> None:
+    table = people().append_column("fold", pa.array(said))
+
+    with pytest.raises(SpecError, match="each must be one of train, training"):
+        ingest(table, name="p", root=tmp_path, overrides={"fold": {"kind": "split"}})
+
+
+def test_a_later_source_must_say_of_every_row_what_it_is_for(tmp_path: Path) -> None:
+    table = people().append_column("split", pa.array(["train", "test"] * 500))
+    ingest(table, name="people", root=tmp_path)
+    said = ["train", None, "holdout", *["test"] * 997]
+
+    with pytest.raises(ContractError) as refused:
+        ingest(people().append_column("split", pa.array(said)), name="people", root=tmp_path)
+
+    codes = [(breach.code, breach.count) for breach in refused.value.breaches]
+    assert codes == [("unknown_category", 1), ("null_split", 1)]
+
+
+@pytest.mark.parametrize("cells", [RANDOM.normal(size=1000), ["north", "south"] * 500])
+def test_a_column_named_split_that_is_none_is_left_out_with_a_reason(
+    cells: Any, tmp_path: Path
+) -> None:
+    snapshot = ingest(
+        people().append_column("split", pa.array(cells)), name="people", root=tmp_path
+    )
+
+    assert snapshot.contract["split"].kind == "ignore"
+    assert "rename it" in snapshot.contract["split"].why
+    assert set(snapshot.split_rows) == {"train", "valid", "test"}
+
+
+@pytest.mark.parametrize("kind", ["key", "label", "carry"])
+def test_no_column_travels_along_under_the_name_of_a_feature(kind: str, tmp_path: Path) -> None:
+    table = people().append_column("z_mean_003", pa.array([f"r{n}" for n in range(1000)]))
+
+    with pytest.raises(SpecError, match="'z_mean_003' cannot be of kind"):
+        ingest(
+            table.drop_columns(["id", "label"]),
+            name="people",
+            root=tmp_path,
+            overrides={"z_mean_003": {"kind": kind}},
+        )

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.splits import hash_keys, split_of
+from data.splits import hash_keys, split_as_said, split_of
 
 fractions = st.floats(0.0, 0.3)
 
@@ -68,6 +68,27 @@ def test_fractions_are_within_binomial_bounds() -> None:
 def test_fractions_that_leave_no_training_rows_are_refused(valid: float, test: float) -> None:
     with pytest.raises(ValueError, match="leave rows to train on; got valid"):
         split("key", valid=valid, test=test)
+
+
+def test_what_a_column_says_is_taken_in_any_spelling() -> None:
+    said = ["train", "Validation", "TEST ", "val", "training"]
+
+    splits = split_as_said(
+        pa.array(said), hash_keys(pa.array(said)), categories=said, valid=0.5, test=0.4
+    )
+
+    assert splits.tolist() == ["train", "valid", "test", "valid", "train"]
+
+
+def test_what_a_column_does_not_name_is_taken_from_its_train_rows() -> None:
+    hashes = hash_keys(pa.array(range(1000)))
+    said = pa.array(["test" if row % 5 == 0 else "train" for row in range(1000)])
+
+    splits = split_as_said(said, hashes, categories=["test", "train"], valid=0.2, test=0.3)
+
+    by_hash = split_of(hashes, valid=0.2, test=0)
+    np.testing.assert_array_equal(splits == "test", np.arange(1000) % 5 == 0)
+    np.testing.assert_array_equal(splits[splits != "test"], by_hash[splits != "test"])
 
 
 GOLDEN = ["0x186da64456263a46", "0xc1999a454057bfd0", "0x2c0f9672c5e19882"]
