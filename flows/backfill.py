@@ -54,5 +54,5 @@ def backfill(spec: Spec, home: Home, version: int) -> dict[str, Any]:
         "folder": str(folder),
         "champion": False,
     }
-    encoded = publish_features(spec.encoding, home, snapshot, encoder)
+    encoded = publish_features(spec.encoding, home, snapshot, encoder, spec.execution)
     return summary.of(spec, {"ingest": ingested, "encode": encoded})

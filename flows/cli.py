@@ -13,6 +13,7 @@ import typer
 from flows.exits import DRIFTED
 from flows.session import (
     DebugOption,
+    EngineOption,
     HomeOption,
     JsonOption,
     NameArgument,
@@ -55,9 +56,15 @@ def _run_until(stage: "StageName", spec: str, overrides: list[str] | None, at: S
         at.show(run_pipeline(loaded, at.home, until=stage), as_text=show.summary)
 
 
+def _settings(overrides: list[str] | None, engine: str | None) -> list[str]:
+    """What the options say of the spec, as overrides of it."""
+    return [*(overrides or ()), *([f"execution.engine={engine}"] if engine else [])]
+
+
 def _stage_command(name: str, stage: "StageName", text: str) -> None:
     def command(
         spec: SpecArgument,
+        engine: EngineOption = None,
         set_: SetOption = None,
         home: HomeOption = None,
         as_json: JsonOption = False,
@@ -65,7 +72,7 @@ def _stage_command(name: str, stage: "StageName", text: str) -> None:
         debug: DebugOption = False,
     ) -> None:
         with session(home, as_json=as_json, quiet=quiet, debug=debug) as at:
-            _run_until(stage, spec, set_, at)
+            _run_until(stage, spec, _settings(set_, engine), at)
 
     app.command(name, help=text)(command)
 
@@ -83,6 +90,7 @@ def encode(
     model_version: Annotated[
         int | None, typer.Option(help="this version instead of the champion", min=1)
     ] = None,
+    engine: EngineOption = None,
     set_: SetOption = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -91,14 +99,15 @@ def encode(
 ) -> None:
     """Publish the features of every row; by an older version, beside the champion's."""
     with session(home, as_json=as_json, quiet=quiet, debug=debug) as at:
+        settings = _settings(set_, engine)
         if model_version is None:
-            _run_until("encode", spec, set_, at)
+            _run_until("encode", spec, settings, at)
             return
         from flows import show
         from flows.backfill import backfill
         from flows.spec import load_spec
 
-        value = backfill(load_spec(spec, set_ or ()), at.home, model_version)
+        value = backfill(load_spec(spec, settings), at.home, model_version)
         at.show(value, as_text=show.summary)
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -28,11 +29,15 @@ from data.publication import (
 )
 from data.snapshot import Snapshot, open_snapshot
 from flows import tracking
-from flows.row_encoder import EncodedPart, RowEncoder
+from flows.executor import engine
+from flows.row_encoder import EncodedPart, RowEncoder, cores
 from flows.runs import Stage
 from flows.settings import Home
-from flows.spec import EncodingSection, Spec
+from flows.spec import EncodingSection, ExecutionSection, Spec
 from vae_engine.artifact import load_model
+from vae_engine.model import VAE
+
+HERE = ExecutionSection()
 
 
 def encode_dataset(
@@ -46,16 +51,21 @@ def encode_dataset(
     Raises:
         TrackingError: the features are published, but the registry could not be told.
     """
+    snapshot = open_snapshot(Path(snapshot_path))
     return publish_features(
-        spec.encoding, home, open_snapshot(Path(snapshot_path)), registration["encoder"]
+        spec.encoding, home, snapshot, registration["encoder"], spec.execution
     )
 
 
 def publish_features(
-    encoding: EncodingSection, home: Home, snapshot: Snapshot, encoder: Mapping[str, Any]
+    encoding: EncodingSection,
+    home: Home,
+    snapshot: Snapshot,
+    encoder: Mapping[str, Any],
+    execution: ExecutionSection = HERE,
 ) -> Stage:
     """Publish a snapshot under one model version; see `encode_dataset`."""
-    stage = publish(encoding, home, snapshot, encoder)
+    stage = publish(encoding, home, snapshot, encoder, execution)
     tracking.tag_version(
         home, encoder["name"], encoder["version"], "latents.publication", stage.value["id"]
     )
@@ -63,16 +73,25 @@ def publish_features(
 
 
 def publish(
-    encoding: EncodingSection, home: Home, snapshot: Snapshot, encoder: Mapping[str, Any]
+    encoding: EncodingSection,
+    home: Home,
+    snapshot: Snapshot,
+    encoder: Mapping[str, Any],
+    execution: ExecutionSection = HERE,
 ) -> Stage:
-    """Publish a snapshot under one model version, and tell nobody but the readers."""
+    """Publish a snapshot under one model version, and tell nobody but the readers.
+
+    Raises:
+        flows.executor.ShardError: some parts failed on Ray; the others are written, and a
+            second call encodes what failed.
+    """
     started = perf_counter()
     work = Work.of(encoding, home, snapshot, encoder)
     reused = work.published
     if not reused:
         with locked(work.staging.lock_path()):
             if not work.published:  # by a twin, while we waited
-                _publish(encoding, work)
+                _publish(work, execution)
     _point(home, snapshot.name, encoder["version"], work.id, champion=encoder["champion"])
     manifest = read_manifest(work.final, format=FORMAT, version=VERSION)
     value = {
@@ -97,6 +116,7 @@ def _how_to_read(home: Home, name: str, encoder: Mapping[str, Any]) -> str:
 class Work:
     """One publication in the making: what goes in, and where it goes."""
 
+    encoding: EncodingSection
     snapshot: Snapshot
     encoder: Mapping[str, Any]
     plan: Mapping[str, Any]
@@ -125,7 +145,8 @@ class Work:
         publication = digest_of(plan)[:16]
         folder = home.features / snapshot.name / f"model_version=v{encoder['version']}"
         staging = Staging(home.features, publication)
-        return cls(snapshot, encoder, plan, staging, folder / f"publication={publication}")
+        final = folder / f"publication={publication}"
+        return cls(encoding, snapshot, encoder, plan, staging, final)
 
     @property
     def id(self) -> str:
@@ -159,10 +180,19 @@ def _but_for_rows(plan: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in plan.items() if key != "fingerprint"}
 
 
-def _publish(encoding: EncodingSection, work: Work) -> None:
-    folder, encoder = Path(work.encoder["folder"]), work.encoder
-    model = load_model(folder, digest=encoder["digest"])
-    preprocessor = Preprocessor.from_json((folder / "preprocessor.json").read_text("utf-8"))
+@dataclass(frozen=True)
+class Parts:
+    """Some parts of a snapshot, to be encoded by one process: a shard."""
+
+    numbers: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"part{'s'[: len(self.numbers) != 1]} {', '.join(map(str, self.numbers))}"
+
+
+def _publish(work: Work, execution: ExecutionSection) -> None:
+    model, preprocessor = _loaded(work.encoder["folder"], work.encoder["digest"])
+    encoder = work.encoder
     footer = {
         "format": FORMAT,
         "format_version": str(VERSION),
@@ -176,8 +206,13 @@ def _publish(encoding: EncodingSection, work: Work) -> None:
     adopted = dict(_adopted(work))
     parts = adopted | dict(_there(work, footer, without=adopted))
     missing = [number for number in range(len(work.snapshot.parts)) if number not in parts]
-    rows = RowEncoder(model, preprocessor, work.snapshot.contract, encoding, encoder["version"])
-    parts |= _written(work.staging, rows.parts(work.snapshot, missing), footer)
+    shards, workers = [Parts(tuple(missing))], cores()  # all cores work at one part
+    if execution.engine != "local":
+        shards, workers = [Parts((number,)) for number in missing], 1
+    if missing:
+        with engine(execution, "encode") as mapped:
+            for written in mapped(partial(encode_parts, work, footer, workers), shards):
+                parts |= written
     records = [parts[number] for number in sorted(parts)]
     metadata = [pq.read_schema(work.staging.path / record.path) for record in records]
     counts: Counter[str] = Counter()
@@ -220,6 +255,26 @@ def _there(
             record = work.staging.adopt(number, footer)
             if record is not None:
                 yield number, record
+
+
+def encode_parts(
+    work: Work, footer: Mapping[str, str], workers: int, shard: Parts
+) -> dict[int, PartRecord]:
+    """Encode some parts and write each under its own name, once; the same in any process."""
+    model, preprocessor = _loaded(work.encoder["folder"], work.encoder["digest"])
+    rows = RowEncoder(
+        model, preprocessor, work.snapshot.contract, work.encoding, work.encoder["version"]
+    )
+    encoded = rows.parts(work.snapshot, shard.numbers, workers=workers)
+    return _written(work.staging, encoded, footer)
+
+
+@lru_cache(maxsize=1)
+def _loaded(folder: str, digest: str) -> tuple[VAE, Preprocessor]:
+    """The model and the map to its inputs, verified once in each process."""
+    model = load_model(Path(folder), digest=digest)
+    said = (Path(folder) / "preprocessor.json").read_text("utf-8")
+    return model, Preprocessor.from_json(said)
 
 
 def _written(

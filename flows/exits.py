@@ -15,6 +15,7 @@ EXIT_CODES = {
     "flows.deploy.ServerError": 2,
     "flows.up.StartError": 1,
     "flows.postgres.DatabaseError": 1,
+    "flows.executor.ShardError": 1,
     "vae_engine.config.ConfigError": 2,
     "data.contract.SpecError": 2,
     "data.contract.UnknownNameError": 2,

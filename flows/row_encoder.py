@@ -81,8 +81,10 @@ class RowEncoder:
     wanted: EncodingSection
     version: int
 
-    def parts(self, snapshot: Snapshot, numbers: Iterable[int]) -> Iterator[EncodedPart]:
-        """Yield the features of the parts of these numbers, in order.
+    def parts(
+        self, snapshot: Snapshot, numbers: Iterable[int], *, workers: int
+    ) -> Iterator[EncodedPart]:
+        """Yield the features of the parts of these numbers, in order, by `workers` threads.
 
         Raises:
             FormatError: a part of the snapshot is damaged.
@@ -96,7 +98,7 @@ class RowEncoder:
             for batch in part_rows(snapshot.parts[number], self.chunk_rows)
         )
         with one_thread_each():
-            chunks = in_order(self._chunk, read_ahead(batches, depth=2), workers=cores())
+            chunks = in_order(self._chunk, read_ahead(batches, depth=2), workers=workers)
             for number, group in groupby(chunks, key=lambda chunk: chunk.part):
                 part = []
                 for chunk in group:

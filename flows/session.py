@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -25,6 +25,10 @@ NameOrAll = Annotated[str | None, typer.Argument(metavar="[NAME]", help="one; al
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="override, as training.epochs=5"),
+]
+EngineOption = Annotated[
+    Literal["local", "ray"] | None,
+    typer.Option("--engine", help="ray: shards as tasks of a cluster, or of this machine"),
 ]
 HomeOption = Annotated[
     Path | None, typer.Option("--home", help="else $LATENTS_HOME, else ./latents-home")

@@ -56,7 +56,8 @@ def of(spec: Spec, stages: Mapping[str, Stage]) -> dict[str, Any]:
 
 
 def _record(spec: Spec, folder: Path) -> Path:
-    return RunFolder(folder).record(f"finished-{digest_of(spec.model_dump(mode='json'))[:12]}")
+    asked = spec.model_dump(mode="json", exclude={"execution"})
+    return RunFolder(folder).record(f"finished-{digest_of(asked)[:12]}")
 
 
 def _keep(spec: Spec, folder: Path, summary: Mapping[str, Any]) -> None:

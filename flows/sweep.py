@@ -46,7 +46,7 @@ def run_sweep(spec: Spec, home: Home) -> dict[str, Any]:
         folder = RunFolder(Path(trained["path"]))
         rows.append(_row(settings, trained, measured, folder))
         curves += [{**settings, **point} for point in _curve(folder)]
-    identity = digest_of(spec.model_dump(mode="json"))[:12]
+    identity = digest_of(spec.model_dump(mode="json", exclude={"execution"}))[:12]
     path = home.root / "sweeps" / f"{spec.dataset.name}-{identity}"
     replace_file(path / "results.json", canonical_json(rows).encode())
     replace_file(path / "curves.csv", _as_csv(curves).encode())

@@ -1,0 +1,132 @@
+"""One function over many shards: a plain loop here, or the same function as tasks of Ray's.
+
+A shard's result is a function of the shard, and what it writes is written once
+(`data.publication`): a shard that runs twice does no harm. So a task keeps no state, is tried
+again when its worker or its node dies, and what comes out is the same on any engine.
+
+Ray is the extra `cluster`, and imported only where `engine = "ray"` asks for it.
+"""
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from flows.progress import advance
+from flows.spec import ExecutionSection, SpecError
+
+Shard = TypeVar("Shard")
+Result = TypeVar("Result")
+
+RETRIES = 3  # of a shard whose worker or node died
+TASKS_A_SLOT = 2  # under way: one that runs and one that waits
+OBJECT_STORE_BYTES = 256 << 20  # on this machine; results of shards are small
+
+
+class ShardError(RuntimeError):
+    """Some shards failed; all others are done, and are not done again."""
+
+
+class Mapper(Protocol):
+    """Yields `work(shard)` of each shard, in order."""
+
+    def __call__(
+        self, work: Callable[[Shard], Result], shards: Iterable[Shard], /
+    ) -> Iterator[Result]:
+        """Map `work` over `shards`."""
+
+
+@contextmanager
+def engine(wanted: ExecutionSection, stage: str) -> Iterator[Mapper]:
+    """Yield what maps a function over shards: the built-in `map`, or Ray for the time of the block.
+
+    Raises:
+        SpecError: Ray is wanted and not installed.
+        ShardError: after the last shard, if some failed on Ray; the built-in raises at the first.
+    """
+    if wanted.engine == "local":
+        yield map
+        return
+    ray = connected(wanted.address)
+    try:
+        slots = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        yield partial(_map_on_ray, ray, stage, slots)
+    finally:
+        ray.shutdown()
+
+
+def connected(address: str | None) -> Any:
+    """Join the cluster at `address` or $RAY_ADDRESS, else start Ray on this machine alone.
+
+    The latter listens on the loopback interface, with a token, and reports nothing.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    options: dict[str, Any] = {}
+    if address == "local":
+        # Read when Ray is imported: every socket on 127.0.0.1, as on a laptop.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        options = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise SpecError(
+            "engine 'ray' needs Ray: pip install 'latent-features[cluster]'"
+        ) from None
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+    return ray
+
+
+def _map_on_ray(
+    ray: Any,
+    stage: str,
+    slots: int,
+    work: Callable[[Shard], Result],
+    shards: Iterable[Shard],
+    /,
+) -> Iterator[Result]:
+    """Yield `work(shard)` in order; a shard that fails is named at the end, when the rest is done."""
+    task = ray.remote(
+        max_retries=RETRIES, retry_exceptions=[OSError], scheduling_strategy="SPREAD"
+    )(_call)
+    shared, waiting = ray.put(work), deque(enumerate(shards))
+    total, done = len(waiting), 0
+    names: dict[int, str] = {}
+    running: dict[Any, int] = {}
+    finished: dict[int, Any] = {}
+    failed: list[str] = []
+    for number in range(total):
+        while number not in finished:
+            while waiting and len(running) < TASKS_A_SLOT * slots:
+                place, shard = waiting.popleft()
+                names[place] = str(shard)
+                running[task.remote(shared, shard)] = place
+            for reference in ray.wait(list(running), num_returns=1)[0]:
+                finished[running.pop(reference)] = reference
+                done += 1
+                advance(stage, done, total, "shards")
+        try:
+            result = ray.get(finished.pop(number))
+        except ray.exceptions.RayError as error:
+            failed.append(f"{names[number]}: {_reason(error)}")
+        else:
+            yield result
+    if failed:
+        raise ShardError(
+            f"{len(failed)} of {total} shards failed, the others are done:\n  "
+            + "\n  ".join(failed)
+            + "\nRun again when the cause is gone: only what failed is done then."
+        )
+
+
+def _call(work: Callable[[Shard], Result], shard: Shard) -> Result:
+    return work(shard)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what a shard raised, or of what happened to its process."""
+    cause = getattr(error, "cause", None) or error
+    return f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
