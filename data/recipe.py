@@ -104,10 +104,14 @@ class Recipe:
         )
 
     def remember(self, contract: Contract, entry: Mapping[str, Any]) -> None:
-        """Note which snapshot this recipe gave, and the contract for sources to come."""
-        put_once(self.index_path, json.dumps(entry, indent=1).encode())
+        """Note the contract for sources to come, and then which snapshot this recipe gave.
+
+        In this order: a recipe with a snapshot is never read again, whose contract would then
+        be missing for good.
+        """
         if self.contract is None:
             put_once(self._contract_path, contract.to_json().encode())
+        put_once(self.index_path, json.dumps(entry, indent=1).encode())
 
     @property
     def index_path(self) -> Path:
