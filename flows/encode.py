@@ -7,35 +7,23 @@ encoding are that publication's files, by hard links: a grown data set costs its
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import pyarrow.parquet as pq
-import torch
 
 from data.features import FORMAT, VERSION, latest_of, write_latest
-from data.preprocessing import Preprocessor
-from data.publication import (
-    PartRecord,
-    Staging,
-    canonical_json,
-    digest_of,
-    locked,
-    read_manifest,
-)
+from data.publication import PartRecord, locked, read_manifest
 from data.snapshot import Snapshot, open_snapshot
 from flows import tracking
 from flows.executor import engine
-from flows.row_encoder import EncodedPart, RowEncoder, cores
+from flows.part_encoder import Parts, Work, encode_parts, loaded
+from flows.row_encoder import cores
 from flows.runs import Stage
 from flows.settings import Home
 from flows.spec import EncodingSection, ExecutionSection, Spec
-from vae_engine.artifact import load_model
-from vae_engine.model import VAE
 
 HERE = ExecutionSection()
 
@@ -112,86 +100,8 @@ def _how_to_read(home: Home, name: str, encoder: Mapping[str, Any]) -> str:
     return f"open_features({name!r}, home={str(home.root)!r}{pinned}).to_pandas()"
 
 
-@dataclass(frozen=True)
-class Work:
-    """One publication in the making: what goes in, and where it goes."""
-
-    encoding: EncodingSection
-    snapshot: Snapshot
-    encoder: Mapping[str, Any]
-    plan: Mapping[str, Any]
-    staging: Staging
-    final: Path
-
-    @classmethod
-    def of(
-        cls,
-        encoding: EncodingSection,
-        home: Home,
-        snapshot: Snapshot,
-        encoder: Mapping[str, Any],
-    ) -> "Work":
-        """Plan a publication, and name it by its plan."""
-        plan = {
-            "dataset": snapshot.name,
-            "fingerprint": snapshot.fingerprint,
-            "contract": snapshot.contract.digest,
-            "model_digest": encoder["digest"],
-            "encoding": encoding.model_dump(mode="json"),
-            "format_version": VERSION,
-            # What the numbers depend on beside the model: results differ in the last bits.
-            "numerics": {"torch": torch.__version__, "device": "cpu"},
-        }
-        publication = digest_of(plan)[:16]
-        folder = home.features / snapshot.name / f"model_version=v{encoder['version']}"
-        staging = Staging(home.features, publication)
-        final = folder / f"publication={publication}"
-        return cls(encoding, snapshot, encoder, plan, staging, final)
-
-    @property
-    def id(self) -> str:
-        """The publication's name."""
-        return self.staging.id
-
-    @property
-    def published(self) -> bool:
-        """Whether it is there, whole."""
-        return (self.final / "manifest.json").exists()
-
-    @property
-    def inputs(self) -> list[str]:
-        """The digest of the rows of each part of the snapshot."""
-        return [part["content"] for part in self.snapshot.manifest["parts"]]
-
-    def kept(self) -> dict[str, tuple[Path, PartRecord]]:
-        """Parts that other snapshots led to by the same plan, by the digest of their input."""
-        found = {}
-        for path in sorted(self.final.parent.glob("publication=*/manifest.json")):
-            manifest = read_manifest(path.parent, format=FORMAT, version=VERSION)
-            if _but_for_rows(manifest["plan"]) == _but_for_rows(self.plan):
-                records = [PartRecord(**part) for part in manifest["parts"]]
-                for content, record in zip(manifest["inputs"], records, strict=True):
-                    found[content] = (path.parent, record)
-        return found
-
-
-def _but_for_rows(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """What the features of a row depend on beside the row."""
-    return {key: value for key, value in plan.items() if key != "fingerprint"}
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Some parts of a snapshot, to be encoded by one process: a shard."""
-
-    numbers: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"part{'s'[: len(self.numbers) != 1]} {', '.join(map(str, self.numbers))}"
-
-
 def _publish(work: Work, execution: ExecutionSection) -> None:
-    model, preprocessor = _loaded(work.encoder["folder"], work.encoder["digest"])
+    model, preprocessor = loaded(work.encoder["folder"], work.encoder["digest"])
     encoder = work.encoder
     footer = {
         "format": FORMAT,
@@ -255,43 +165,6 @@ def _there(
             record = work.staging.adopt(number, footer)
             if record is not None:
                 yield number, record
-
-
-def encode_parts(
-    work: Work, footer: Mapping[str, str], workers: int, shard: Parts
-) -> dict[int, PartRecord]:
-    """Encode some parts and write each under its own name, once; the same in any process."""
-    model, preprocessor = _loaded(work.encoder["folder"], work.encoder["digest"])
-    rows = RowEncoder(
-        model, preprocessor, work.snapshot.contract, work.encoding, work.encoder["version"]
-    )
-    encoded = rows.parts(work.snapshot, shard.numbers, workers=workers)
-    return _written(work.staging, encoded, footer)
-
-
-@lru_cache(maxsize=1)
-def _loaded(folder: str, digest: str) -> tuple[VAE, Preprocessor]:
-    """The model and the map to its inputs, verified once in each process."""
-    model = load_model(Path(folder), digest=digest)
-    said = (Path(folder) / "preprocessor.json").read_text("utf-8")
-    return model, Preprocessor.from_json(said)
-
-
-def _written(
-    staging: Staging, parts: Iterator[EncodedPart], footer: Mapping[str, str]
-) -> dict[int, PartRecord]:
-    """Write each part while the next is computed; at most one waits."""
-    records: dict[int, PartRecord] = {}
-    with ThreadPoolExecutor(1) as writer:
-        last: tuple[int, Future[PartRecord]] | None = None
-        for part in parts:
-            if last is not None:
-                records[last[0]] = last[1].result()
-            said = {**footer, "counts": canonical_json(dict(part.counts))}
-            last = part.number, writer.submit(staging.write_part, part.number, part.table, said)
-        if last is not None:
-            records[last[0]] = last[1].result()
-    return records
 
 
 def _point(home: Home, dataset: str, version: int, publication: str, *, champion: bool) -> None:

@@ -227,7 +227,7 @@ def test_a_value_that_is_not_finite_is_not_published(
     with torch.no_grad():
         broken.head.bias.fill_(torch.nan)
     monkeypatch.setattr(
-        "flows.encode.load_model",
+        "flows.part_encoder.load_model",
         lambda _, digest: broken,  # noqa: ARG005
     )
 
