@@ -41,9 +41,11 @@ def snapshot_of(home: Home, rows: int, monkeypatch: pytest.MonkeyPatch) -> Snaps
     return ingest(table(rows), name="t", root=home.datasets, key="id")
 
 
-def encoder_of(folder: Path, snapshot: Snapshot, version: int = 1) -> dict[str, Any]:
+def encoder_of(
+    folder: Path, snapshot: Snapshot, version: int = 1, *, hidden: int = 5
+) -> dict[str, Any]:
     """An untrained model of the snapshot, as the registration of a run names it."""
-    spec = load_spec("mnist", [f"model.hidden=[{version + 5}]", "model.latents=2"])
+    spec = load_spec("mnist", [f"model.hidden=[{version + hidden}]", "model.latents=2"])
     spec = spec.model_copy(
         update={"model": spec.model.model_copy(update={"binarization": None})}
     )
