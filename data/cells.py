@@ -54,6 +54,12 @@ def is_fixed(kind: pa.DataType) -> bool:
     return is_bytes(kind) or (is_list(kind) and bool(pa.types.is_fixed_size_list(kind)))
 
 
+def holds_floats(kind: pa.DataType) -> bool:
+    """Whether a cell, or an entry of it, may be NaN or infinite."""
+    entry = kind.value_type if pa.types.is_fixed_size_list(kind) else kind
+    return bool(pa.types.is_floating(entry))
+
+
 def numbers(array: pa.Array) -> npt.NDArray[np.float64]:
     """Return the cells as float64, null as NaN."""
     values = array.cast(pa.float64(), safe=False)  # int64 beyond 2**53 is rounded, knowingly
@@ -71,6 +77,18 @@ def matrix(array: pa.Array) -> npt.NDArray[Any]:
     width = kind.list_size
     values = array.values.slice(array.offset * width, len(array) * width)
     return values.to_numpy(zero_copy_only=False).reshape(len(array), width)
+
+
+def null_entries(array: pa.Array) -> npt.NDArray[np.int64]:
+    """Return how many entries of each cell are null; 0 where the whole cell is."""
+    if not is_fixed(array.type) or is_bytes(array.type):
+        return np.zeros(len(array), np.int64)
+    width = array.type.list_size
+    values = array.values.slice(array.offset * width, len(array) * width)
+    if not values.null_count:
+        return np.zeros(len(array), np.int64)
+    missing = values.is_null().to_numpy(zero_copy_only=False).reshape(len(array), width)
+    return np.where(array.is_null().to_numpy(zero_copy_only=False), 0, missing.sum(1))
 
 
 def column_of(values: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.cells import is_fixed, is_number, matrix, numbers
+from data.cells import is_fixed, is_number, matrix, null_entries, numbers
 from data.conform import MisfitError, conform_column, conform_indices
 from data.contract import ROW_ID, ColumnContract, Contract, hint
 from data.duplicates import Duplicates
@@ -155,11 +155,11 @@ class Checker:
     def tolerated(self) -> dict[str, int]:
         """Count what a policy lets pass, as "<column>.<policy>".
 
-        `null`, `unknown` (a category), `infinite` (taken for null), `clipped`, `rounded`
-        (decimals that a double does not hold).
+        `null`, `null_entries` (of vectors that are not null), `unknown` (a category),
+        `infinite` (taken for null), `clipped`, `rounded` (decimals that a double does not hold).
         """
         counts = {f"{column}.null": count for column, count in self._nulls.items() if count}
-        counts |= self._treated
+        counts |= +self._treated
         for (column, code), tally in self._found.items():
             if self._is_tolerable(column, code, tally):
                 counts[f"{column}.unknown"] = tally.count
@@ -203,10 +203,13 @@ class Checker:
             valid = np.flatnonzero(cells.is_valid())
             self._keys.add(hash_keys(cells.drop_null()), self.rows + valid)
             return
-        if cells.null_count and column.nulls == "allow":
+        gaps = null_entries(cells)
+        if column.nulls == "allow":
             self._nulls[column.name] += cells.null_count
-        elif cells.null_count and column.is_encoded:
-            self._note(column.name, "null", pc.is_null(cells), names)
+            self._treated.update({f"{column.name}.null_entries": int(gaps.sum())})
+        elif column.is_encoded:
+            missing = cells.is_null().to_numpy(zero_copy_only=False) | (gaps > 0)
+            self._note(column.name, "null", missing, names)
         elif cells.null_count and column.kind == "split":
             self._note(column.name, "null_split", pc.is_null(cells), names)
         if column.categories is not None and not column.other:

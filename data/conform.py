@@ -8,7 +8,7 @@ become UTC, and NaN becomes null: after this there is one way to say "not observ
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.cells import is_bytes, is_list, is_number, value_type
+from data.cells import holds_floats, is_bytes, is_list, is_number, value_type
 from data.contract import TIMESTAMP, ColumnContract, arrow_type
 
 
@@ -26,7 +26,7 @@ def conform_column(cells: pa.ChunkedArray, column: ColumnContract) -> pa.Array:
     if isinstance(plain, pa.ChunkedArray):  # no chunk at all
         plain = plain.chunk(0) if plain.num_chunks else pa.array([], plain.type)
     target = column.stored_type
-    if plain.type == target and not pa.types.is_floating(target):
+    if plain.type == target and not holds_floats(target):
         return plain
     try:
         return _cast(plain, column, target)

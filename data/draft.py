@@ -113,6 +113,8 @@ def _column(column: ColumnContract, profile: Profile) -> Iterator[str]:
     notes = []
     if seen.nulls:
         notes.append(f"{seen.nulls:,} null")
+    if seen.null_entries:
+        notes.append(f"{seen.null_entries:,} null entries")
     if seen.infinite:
         notes.append(
             f"{seen.infinite:,} infinite: they are refused, or null with infinite = 'null'"

@@ -26,9 +26,10 @@ from data.contract import (
 )
 from data.formats import SourceError
 from data.guesses import Seen, declared_shape, guess, square_shape
+from data.profile import ColumnProfile
 from data.survey import TOP, Survey
 
-VERSION = 1  # raised when the rules change: the same file may then give another contract
+VERSION = 2  # raised when the rules change: the same file may then give another contract
 
 SETTINGS = [field.name for field in fields(ColumnContract) if field.name not in ("name", "why")]
 
@@ -95,11 +96,15 @@ def _column(seen: Seen, settings: Mapping[str, Any], survey: Survey) -> ColumnCo
         if clashes(name, kind):
             kind, why = "ignore", f"{why}; but features have a column of this name: rename it"
     details = {
-        "nulls": "allow" if seen.profile.nulls and kind != "key" else "refuse",
+        "nulls": "allow" if _has_gaps(seen.profile) and kind != "key" else "refuse",
         **(_scalar(seen, kind) if seen.is_scalar else _entries(seen, kind, survey)),
         **{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()},
     }
     return ColumnContract(**{"name": name, "why": why, **details, "kind": kind})
+
+
+def _has_gaps(profile: ColumnProfile) -> bool:
+    return profile.nulls + profile.null_entries > 0
 
 
 def _scalar(seen: Seen, kind: str) -> dict[str, Any]:

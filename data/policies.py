@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.cells import column_of, is_fixed, is_number, matrix, numbers
+from data.cells import column_of, holds_floats, is_fixed, is_number, matrix, numbers
 from data.contract import ColumnContract
 
 Treated = tuple[pa.Array, Counter[str]]
@@ -20,7 +20,7 @@ Treated = tuple[pa.Array, Counter[str]]
 def treated(cells: pa.Array, column: ColumnContract) -> Treated:
     """Return conformed cells after their column's policies, and how many each one changed."""
     counts: Counter[str] = Counter()
-    if column.infinite == "null" and _holds_floats(cells.type):
+    if column.infinite == "null" and holds_floats(cells.type):
         cells, counts["infinite"] = _without_infinite(cells)
     if column.outside == "clip" and (is_number(cells.type) or is_fixed(cells.type)):
         cells, counts["clipped"] = _clipped(cells, column)
@@ -34,11 +34,6 @@ def rounded_decimals(cells: pa.Array | pa.ChunkedArray, target: pa.DataType) -> 
     wide = pa.decimal256(76, cells.type.scale)
     back = cells.cast(pa.float64()).cast(wide, safe=False)
     return pc.sum(pc.not_equal(back, cells.cast(wide))).as_py() or 0
-
-
-def _holds_floats(kind: pa.DataType) -> bool:
-    entry = kind.value_type if pa.types.is_fixed_size_list(kind) else kind
-    return bool(pa.types.is_floating(entry))
 
 
 def _without_infinite(cells: pa.Array) -> tuple[pa.Array, int]:

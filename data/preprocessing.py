@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from data.cells import null_entries
 from data.contract import OTHER, Contract
 from data.encoding import CODED_KINDS, SCALED_KINDS, EncodedColumn, decode, encode, unfitted
 from data.publication import check_format, digest_of
@@ -31,7 +32,7 @@ SLICE_ENTRIES = 2**22  # how much is dense at a time while fitting
 class Encoded:
     """The model's input, and how many cells a policy dealt with, as "<column>.<policy>".
 
-    `null`: not observed. `unknown`: a category never seen in training, NaN in `x` like a null.
+    `null`: not observed. `null_entries`: of vectors, likewise. `unknown`: a category never seen in training, NaN in `x` like a null.
     `other`: a rare category. `overflow`: too far out for float32, NaN in `x`.
     """
 
@@ -235,7 +236,7 @@ def _counted(
     column: EncodedColumn, cells: pa.Array, part: npt.NDArray[np.float32]
 ) -> dict[str, int]:
     """Count what is not plainly encoded; what overflowed float32 becomes NaN."""
-    counts = {"null": cells.null_count}
+    counts = {"null": cells.null_count, "null_entries": int(null_entries(cells).sum())}
     if column.kind in CODED_KINDS:
         counts["unknown"] = int(np.isnan(part).sum()) - cells.null_count
         if OTHER in column.categories:

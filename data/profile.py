@@ -24,6 +24,7 @@ class ColumnProfile:
     dtype: str
     rows: int
     nulls: int
+    null_entries: int = 0  # of lists that are not null
     infinite: int = 0
     distinct: int | None = None  # None: more than were counted
     sampled: int = 0  # cells in the sample of rows, nulls aside

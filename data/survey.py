@@ -108,7 +108,7 @@ class ColumnSurvey:
 
     def __init__(self, name: str, kind: pa.DataType) -> None:
         self.name, self.kind = name, kind
-        self.rows = self.nulls = 0
+        self.rows = self.nulls = self.null_entries = 0
         self.moments = Moments()
         self.pixels = Pixels()
         self.values: Counter[Any] | None = None if _has_no_categories(kind) else Counter()
@@ -131,6 +131,7 @@ class ColumnSurvey:
         self.ends = self.ends or other.ends
         self.rows += other.rows
         self.nulls += other.nulls
+        self.null_entries += other.null_entries
         self.moments.merge(other.moments)
         self.pixels.merge(other.pixels)
         if self.values is not None and other.values is not None:
@@ -169,7 +170,9 @@ class ColumnSurvey:
             self.pixels = Pixels.of(matrix(array))
             self.moments = self.pixels.moments()
         else:
-            self.moments = Moments.of(numbers(array.flatten()))
+            values = numbers(array.flatten())
+            self.moments = Moments.of(values)
+            self.null_entries = int(np.isnan(values).sum())
 
     def _look_at_steps(self, array: pa.Array) -> None:
         if array.null_count or not len(array):
@@ -273,6 +276,7 @@ def _profile(survey: ColumnSurvey, sample: pa.Array) -> ColumnProfile:
         dtype=str(survey.kind),
         rows=survey.rows,
         nulls=survey.nulls,
+        null_entries=survey.null_entries,
         infinite=moments.infinite,
         distinct=None if survey.values is None else len(survey.values),
         sampled=len(cells),

@@ -109,9 +109,28 @@ def test_infinite_entries_of_vectors_follow_the_same_policy() -> None:
     """RELIABILITY 2b, infinite."""
     vectors = pa.array([[1.0, float("inf")], [2.0, 3.0]], pa.list_(pa.float64(), 2))
 
-    assert found(vectors, number(kind="vector", length=2)) == {"infinite": 1}
-    kept, counts = counted(vectors, number(kind="vector", length=2, infinite="null"))
-    assert (kept, counts) == ([[1.0, None], [2.0, 3.0]], {"x.infinite": 1})
+    vector = {"kind": "vector", "length": 2}
+    assert found(vectors, number(**vector)) == {"infinite": 1}
+    assert found(vectors, number(**vector, infinite="null")) == {"null": 1}
+    kept, counts = counted(vectors, number(**vector, infinite="null", nulls="allow"))
+    assert kept == [[1.0, None], [2.0, 3.0]]
+    assert counts == {"x.infinite": 1, "x.null_entries": 1}
+
+
+def test_a_nan_among_the_entries_of_a_vector_is_a_null_of_its_own(tmp_path: Path) -> None:
+    """RELIABILITY 2b, NaN: refused or counted in whatever it hides, and guessed from the data."""
+    cells = [[1.0, float("nan")], [2.0, 3.0], None, [float("nan"), 4.0]] * 15
+    vectors = pa.array(cells, pa.list_(pa.float64(), 2))
+    snapshot = ingest(
+        pa.table({"id": np.arange(60), "x": vectors}), name="t", root=tmp_path, key="id"
+    )
+    x = fit_preprocessor(snapshot).transform(snapshot.table())
+
+    assert found(vectors, number(kind="vector", length=2)) == {"null": 45}
+    assert snapshot.contract["x"].nulls == "allow"
+    assert snapshot.manifest["counts"] == {"x.null": 15, "x.null_entries": 30}
+    assert x.counts == snapshot.manifest["counts"]
+    assert np.isnan(x.x).sum() == 2 * 15 + 30
 
 
 def test_a_constant_column_is_left_out_and_listed(tmp_path: Path) -> None:
