@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vae_engine.ascent import Ascent, build_ascent
 from vae_engine.binarization import binarized_for_training
 from vae_engine.config import ModelConfig, TrainingPlan
+from vae_engine.distributed import ALONE, Ranks, check_divisible
 from vae_engine.divergence import diagnosis
 from vae_engine.mcem import UPDATES, posterior_draws
 from vae_engine.model import VAE, build_model
@@ -62,6 +63,7 @@ class TrainState:
     ascent: Ascent
     step: int = 0
     average: dict[str, Tensor] | None = None  # moving average of the weights, by name
+    ranks: Ranks = ALONE
 
     def averaged_model(self) -> VAE:
         """Return the model to evaluate and to keep: a copy with the average, if there is one."""
@@ -78,18 +80,22 @@ def new_state(
     statistics: Statistics | None = None,
     *,
     rows: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> TrainState:
     """Return the state before the first step: a function of the arguments alone.
 
     `rows` is the number of training rows, for plans that depend on it: a prior over the
-    weights, a schedule over epochs.
+    weights, a schedule over epochs. With several `ranks`, each gets the same whole batches,
+    and computes on its rows of them.
 
     Raises:
         ConfigError: plan and model do not go together, or `rows` is missing.
     """
+    check_divisible(plan, ranks)
     ascent = build_ascent(config, plan, rows)
     model = build_model(config, seed=plan.seed, statistics=statistics).to(plan.device)
-    state = TrainState(model, build_optimizer(model.parameters(), plan), plan, ascent)
+    optimizer = build_optimizer(model.parameters(), plan)
+    state = TrainState(model, optimizer, plan, ascent, ranks=ranks)
     if plan.average_decay is not None:
         state.average = {n: p.detach().clone() for n, p in model.named_parameters()}
     return state
@@ -187,14 +193,18 @@ def _ascend(
 ) -> tuple[float, float]:
     """Update the weights once; return the objective and the norm of its gradient."""
     plan, model = state.plan, state.model
+    rows, draws, share = state.ranks.rows_of(x, noise)
     with precision(plan):
-        objective = state.ascent.objective(model, x, noise, state.step, generator)
+        objective = state.ascent.objective(model, rows, draws, state.step, generator)
+    objective = objective * share if share < 1 else objective
     parameters = state.optimizer.param_groups[0]["params"]
     state.optimizer.zero_grad(set_to_none=True)
     (-objective).backward()  # the one place where the sign turns: we minimize -objective
     gradients = [p.grad for p in parameters if p.grad is not None]
+    objective = objective.detach()
+    state.ranks.sum_([*gradients, objective])
     norm = nn.utils.get_total_norm(gradients, foreach=True)
-    value, grad_norm = torch.stack([objective.detach().to(norm.dtype), norm]).tolist()  # waits
+    value, grad_norm = torch.stack([objective.to(norm.dtype), norm]).tolist()  # waits
     if not (abs(value) < torch.inf and grad_norm < torch.inf):
         raise DivergedError(
             diagnosis(
