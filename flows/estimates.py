@@ -6,6 +6,7 @@ Bidirectional annealing bounds log p(x) from both sides, on rows that the model 
 for only there an exact draw from the posterior is known.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ from vae_engine.noise import step_generator
 
 CHUNK_ROWS = 100  # between two progress reports
 FIRST_SAMPLES = 100  # of each row, before effort goes where it is needed
+K_EDGES = tuple(round(0.1 * k, 1) for k in range(11))  # of the histogram of k-hat
 
 
 def as_mapping(total: Total) -> dict[str, Any]:
@@ -65,8 +67,36 @@ def log_marginal(
         "ess": found.ess.median().item(),
         "untrusted_fraction": doubted,
         "tolerance_met_fraction": met,
+        "pareto_k": _spread_of_k(found.pareto_k),
+        "impossible_rows": int((found.log_marginal_nats == -math.inf).sum()),
     }
+    if adaptive:
+        value["effort"] = _effort(settings, spent)
     return found.log_marginal_nats, value
+
+
+def _spread_of_k(pareto_k: Tensor) -> dict[str, Any]:
+    """How many rows have their k-hat below the first edge, between two, or above the last."""
+    edges = torch.tensor(K_EDGES, dtype=pareto_k.dtype)
+    known = pareto_k[~pareto_k.isnan()]
+    rows = torch.bucketize(known, edges, right=True).bincount(minlength=len(edges) + 1)
+    return {
+        "edges": list(K_EDGES),
+        "rows": rows.tolist(),
+        "unknown_rows": len(pareto_k) - len(known),
+    }
+
+
+def _effort(settings: EvaluationSection, spent: Tensor) -> dict[str, Any]:
+    """What adaptive effort was asked for, and the samples that rows got."""
+    return {
+        "tolerance_nats": settings.tolerance_nats,
+        "budget_s": settings.budget_s,
+        "fewest_samples": int(spent.min()),
+        "median_samples": int(spent.median()),
+        "most_samples": int(spent.max()),
+        "samples": int(spent.sum()),
+    }
 
 
 def _sampled(settings: EvaluationSection, model: VAE, sample: Rows) -> MarginalEstimate:

@@ -12,7 +12,7 @@ import torch
 from data.preprocessing import Preprocessor
 from data.publication import locked
 from data.snapshot import Snapshot, open_snapshot
-from flows import handoff
+from flows import handoff, measurements
 from flows.estimates import as_mapping, log_marginal, other_estimates
 from flows.handoff import Rows
 from flows.probes import probe_features
@@ -31,17 +31,6 @@ from vae_engine.model import VAE
 ELBO_SAMPLES = 8  # draws of z per test row; their noise is below that between rows
 FITTED_ROWS = 20_000  # of the train split: probes and baselines are fitted to them
 TEST_ROWS = 200_000  # of the test split: the error of a mean over them is in the third digit
-ESTIMATES = (
-    "elbo",
-    "distortion",
-    "rate",
-    "mutual_information",
-    "log_marginal",
-    "annealed",
-    "density",
-    "independent",
-    "factor_analysis",
-)
 REFERENCE_ROWS = 2_000  # whose aggregated posterior the mutual information is taken against
 
 
@@ -93,6 +82,12 @@ def _evaluate(spec: Spec, folder: RunFolder) -> dict[str, Any]:
         "log_likelihood_per_column_stderr": {
             name: total.stderr for name, total in report.log_likelihood_per_column.items()
         },
+        "bits_per_dimension": {
+            column.name: -report.log_likelihood_per_column[column.name].mean
+            / (column.width * math.log(2))
+            for column in model.config.columns
+            if column.image is not None
+        },
         "reconstruction": reconstruction_errors(model, test),
         "log_marginal": marginal,
         "untrusted_fraction": marginal["untrusted_fraction"],
@@ -105,7 +100,7 @@ def _evaluate(spec: Spec, folder: RunFolder) -> dict[str, Any]:
     }
     if settings.stability:
         value["stability"] = features_retrained(spec, folder, model, train, test)
-    return value | {"metrics": _metrics(value)}
+    return value | {"metrics": measurements.metrics(value)}
 
 
 def log_marginal_of(spec: Spec, folder: RunFolder, artifact: Path, rows: int) -> list[float]:
@@ -151,28 +146,3 @@ def _labels(snapshot: Snapshot, split: str) -> Mapping[int, Any]:
         keys = handoff.row_keys(table[snapshot.key]).tolist()
         found.update(zip(keys, table[snapshot.contract.label].to_pylist(), strict=True))
     return found
-
-
-def _metrics(value: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers that MLflow shows, each estimate with its standard error."""
-    metrics: dict[str, float] = {}
-    estimates = {name: value.get(name) for name in ESTIMATES}
-    estimates |= {f"bound_{name}": each for name, each in value.get("bounds", {}).items()}
-    for name, estimate in estimates.items():
-        if estimate is not None:
-            metrics[f"test/{name}_nats"] = estimate["nats"]
-            metrics[f"test/{name}_nats_stderr"] = estimate["stderr"]
-    metrics |= {
-        "test/active_units": value["active_units"],
-        "test/untrusted_fraction": value["untrusted_fraction"],
-    }
-    for probe in value["probe"]:
-        for features in ("latents", "pca", "inputs"):
-            name = f"probe/{probe['name']}_{features}"
-            metrics[name] = probe[features]
-            metrics[f"{name}_stderr"] = probe[f"{features}_stderr"]
-    if "stability" in value:
-        for name in ("first_from_second", "second_from_first"):
-            metrics[f"stability/{name}_r2"] = value["stability"][name]
-            metrics[f"stability/{name}_r2_stderr"] = value["stability"][f"{name}_stderr"]
-    return {name: number for name, number in metrics.items() if math.isfinite(number)}

@@ -14,7 +14,7 @@ from data.contract import Contract
 from data.features import feature_names
 from data.publication import canonical_json, locked, replace_file
 from data.snapshot import Snapshot, open_snapshot
-from flows import tracking
+from flows import measurements, tracking
 from flows.evaluate import log_marginal_of
 from flows.gate import GateError, Verdict, judge
 from flows.promotion import crown
@@ -72,8 +72,8 @@ def _synced(spec: Spec, home: Home, folder: RunFolder, evaluation: Mapping[str, 
         home, experiment=spec.dataset.name, run_id=folder.run_id, params=plan["params"]
     )
     marker = folder.record("synced")
-    if not marker.exists():
-        last_step = max((row["step"] for row in read_metrics(folder.metrics)), default=0)
+    synced = read_record(marker) if marker.exists() else {}
+    if not synced:
         tracking.log_dataset(
             home,
             mlflow_run,
@@ -83,9 +83,14 @@ def _synced(spec: Spec, home: Home, folder: RunFolder, evaluation: Mapping[str, 
             rows=plan["rows"],
         )
         tracking.log_metrics(home, mlflow_run, read_metrics(folder.metrics))
+    if synced.get("measured_ms") != evaluation["time_ms"]:
+        last_step = max((row["step"] for row in read_metrics(folder.metrics)), default=0)
         metrics = {"step": last_step, "time_ms": evaluation["time_ms"], **evaluation["metrics"]}
         tracking.log_metrics(home, mlflow_run, [metrics])
-        replace_file(marker, canonical_json({"mlflow_run": mlflow_run}).encode())
+        for name, rows in measurements.tables(evaluation).items():
+            tracking.log_table(home, mlflow_run, f"evaluation/{name}.json", rows)
+        now = {"mlflow_run": mlflow_run, "measured_ms": evaluation["time_ms"]}
+        replace_file(marker, canonical_json(now).encode())
     return mlflow_run
 
 

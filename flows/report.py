@@ -1,7 +1,7 @@
 """The last stage: one self-contained HTML file about a run, written when something has changed."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -14,7 +14,7 @@ from flows.spec import Spec
 
 logger = logging.getLogger(__name__)
 
-LAYOUT = 1  # raised when equal records give another page
+LAYOUT = 2  # raised when equal records give another page
 
 
 def write_report(spec: Spec, home: Home, run_path: str) -> Stage:
@@ -30,8 +30,8 @@ def write_report(spec: Spec, home: Home, run_path: str) -> Stage:
     with locked(folder.path / ".lock"):
         reused = folder.report.exists() and _sources(folder) == sources
         if not reused:
-            _write(records, sources)
-            _copy_to_mlflow(home, records)
+            fidelity = _write(records, sources)
+            _copy_to_mlflow(home, records, fidelity)
     value = read_record(folder.record("report"))
     return Stage("report", value, reused=reused, elapsed_s=perf_counter() - started)
 
@@ -49,14 +49,20 @@ def write_latest_report(home: Home, name: str) -> Path:
     return folder.report
 
 
-def _copy_to_mlflow(home: Home, records: Records) -> None:
+def _copy_to_mlflow(
+    home: Home, records: Records, fidelity: Sequence[Mapping[str, Any]]
+) -> None:
     """Let MLflow's page of the run show the report; without MLflow the file is enough."""
     from flows import tracking
 
     if records.registration is None:
         return
     try:
-        tracking.log_artifact(home, records.registration["mlflow_run"], records.folder.report)
+        run, folder = records.registration["mlflow_run"], records.folder
+        tracking.log_artifact(home, run, folder.report)
+        tracking.log_files(home, run, folder.figures)
+        if fidelity:
+            tracking.log_table(home, run, "evaluation/fidelity.json", fidelity)
     except tracking.TrackingError as error:
         logger.warning("the report is not in MLflow: %s", error)
 
@@ -66,14 +72,24 @@ def _sources(folder: RunFolder) -> str | None:
     return str(read_record(record)["sources"]) if record.exists() else None
 
 
-def _write(records: Records, sources: str) -> None:
+def _write(records: Records, sources: str) -> list[dict[str, Any]]:
+    """Write the page and its figures; return what the page says of each column's fidelity."""
     from flows.reporting.page import render  # jinja and pillow: only where a page is drawn
 
-    page = render(records).encode()
-    replace_file(records.folder.report, page)
+    page = render(records)
+    folder = records.folder
+    folder.figures.mkdir(exist_ok=True)
+    for old in folder.figures.iterdir():
+        if old.name not in page.figures:
+            old.unlink()
+    for name, content in page.figures.items():
+        replace_file(folder.figures / name, content)
+    html = page.html.encode()
+    replace_file(folder.report, html)
     value: Mapping[str, Any] = {
-        "path": str(records.folder.report),
+        "path": str(folder.report),
         "sources": sources,
-        "bytes": len(page),
+        "bytes": len(html),
     }
-    replace_file(records.folder.record("report"), canonical_json(value).encode())
+    replace_file(folder.record("report"), canonical_json(value).encode())
+    return page.fidelity

@@ -7,7 +7,7 @@
       checkpoints/  best/  the last two states, and the one with the best validation ELBO
       model/               the artifact; written once, complete
       trained.json  evaluation-<digest>.json  registration.json  finished-<digest>.json
-      report.html
+      report.html  figures/
 
 A record is written last and atomically: where it exists, its stage is done.
 """
@@ -26,6 +26,7 @@ from flows.spec import Spec
 StageName = Literal["ingest", "train", "evaluate", "register", "encode", "report"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 ARITHMETIC = 1  # raised when equal settings no longer give equal weights
+MEASURES = 2  # raised when equal settings no longer give the same evaluation record
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,15 @@ class RunFolder:
         """The HTML report."""
         return self.path / "report.html"
 
+    @property
+    def figures(self) -> Path:
+        """The report's charts and pictures, each a file."""
+        return self.path / "figures"
+
     def evaluation(self, spec: Spec) -> Path:
         """The record of the evaluation that a spec asks for."""
-        return self.record(
-            f"evaluation-{digest_of(spec.evaluation.model_dump(mode='json'))[:12]}"
-        )
+        asked = {"settings": spec.evaluation.model_dump(mode="json"), "measures": MEASURES}
+        return self.record(f"evaluation-{digest_of(asked)[:12]}")
 
     def record(self, name: str) -> Path:
         """The record of a stage."""

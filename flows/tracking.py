@@ -178,15 +178,22 @@ def log_artifact(home: Home, mlflow_run: str, path: Path) -> None:
         connection.log_artifact(mlflow_run, str(path))
 
 
+def log_files(home: Home, mlflow_run: str, folder: Path) -> None:
+    """Copy the files of a folder into the run's artifacts, under the folder's name."""
+    with reaching(home) as connection:
+        connection.log_artifacts(mlflow_run, str(folder), folder.name)
+
+
 def log_table(
     home: Home, mlflow_run: str, name: str, rows: Sequence[Mapping[str, Any]]
 ) -> None:
     """Keep `rows` as a table that MLflow shows, in place of one of that name."""
     with reaching(home) as connection:
         connection.log_text(mlflow_run, _split_oriented(rows), name)
-        connection.set_tag(
-            mlflow_run, TABLES_TAG, json.dumps([{"path": name, "type": "table"}])
-        )
+        shown = json.loads(connection.get_run(mlflow_run).data.tags.get(TABLES_TAG, "[]"))
+        this = {"path": name, "type": "table"}
+        if this not in shown:
+            connection.set_tag(mlflow_run, TABLES_TAG, json.dumps([*shown, this]))
 
 
 def _split_oriented(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -8,6 +8,7 @@ from flows.reporting.charts import Axis, Tick
 from flows.reporting.records import Records
 
 INTERVAL = 1.96  # standard errors on each side
+MOVED_LATENTS = 5  # shown: those that moved most
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def marginal_forest(records: Records) -> Forest:
         ("ELBO", seen["elbo"], "t0", "a lower bound"),
         ("log p(x)", seen["log_marginal"], "t1", samples),
         ("log p(x), annealed", seen.get("annealed"), "t2", "annealed importance sampling"),
+        ("log p(x), appendix D", seen.get("density"), "t2", "a fitted density; errs upwards"),
     ]
     return _forest([row for row in named if row[1] is not None])
 
@@ -59,6 +61,21 @@ def bounds_forest(records: Records) -> Forest | None:
     )
 
 
+def stability_forest(records: Records) -> Forest | None:
+    """How well the features of two trainings predict each other, where a second was asked for."""
+    found = records.evaluation.get("stability")
+    if found is None:
+        return None
+    named = [
+        (label, {"nats": found[name], "stderr": found[f"{name}_stderr"]}, "t0", "")
+        for name, label in (
+            ("first_from_second", "these features from the second's"),
+            ("second_from_first", "the second's features from these"),
+        )
+    ]
+    return _forest(named, (0.0, 1.0), 3)
+
+
 def comparison_forest(records: Records) -> Forest | None:
     """This model minus the champion of then, where the gate kept the numbers."""
     gate = records.gate or {}
@@ -68,6 +85,34 @@ def comparison_forest(records: Records) -> Forest | None:
     difference = {"nats": comparison["difference_nats"], "stderr": comparison["stderr"]}
     label = f"this model − version {gate['champion_before']}"
     return _forest([(label, difference, "t1", f"{comparison['rows']:,} test rows")], (0.0,))
+
+
+def drift_forests(records: Records) -> list[tuple[str, Forest]]:
+    """How new rows look to the model, where it could be asked: the bound, and its latents."""
+    seen = (records.drift or {}).get("model")
+    if seen is None:
+        return []
+    bound = {"nats": seen["elbo_shift_nats"], "stderr": seen["elbo_shift_nats_stderr"]}
+    before, now = seen["rows"]
+    rows = f"{now:,} new rows, {before:,} test rows"
+    shifts, errors = seen["latent_shift"], seen["latent_shift_stderr"]
+    order = sorted(range(len(shifts)), key=lambda k: -seen["latent_ks"][k])[:MOVED_LATENTS]
+    latents = [
+        (
+            f"latent {k}",
+            {"nats": shifts[k], "stderr": errors[k]},
+            "t0",
+            f"KS {seen['latent_ks'][k]:.2f}",
+        )
+        for k in order
+    ]
+    return [
+        (
+            "ELBO of new rows minus that of test rows, nats",
+            _forest([(f"KS {seen['elbo_ks']:.2f}", bound, "t1", rows)], (0.0,)),
+        ),
+        ("Latents that moved most, standard deviations", _forest(latents, (0.0,))),
+    ]
 
 
 def probe_forests(records: Records) -> list[tuple[str, Forest]]:

@@ -1,19 +1,17 @@
 """A run's records in the words and marks that the report shows, section by section."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from flows.reporting.charts import Axis, Chart, histogram, lines, number
+from flows.reporting.charts import Axis, Chart, lines, number
 from flows.reporting.forests import probe_name
 from flows.reporting.records import Records
 
 SHOWN_COLUMNS = 200
 SHOWN_LATENTS = 64
-TRUSTED, DOUBTFUL = 0.01, 0.1  # fraction of rows with k-hat above 0.7
 
 
 def nats(estimate: Mapping[str, Any]) -> str:
@@ -166,6 +164,7 @@ class LikelihoodBar:
 def likelihood_bars(records: Records) -> list[LikelihoodBar]:
     """What each column adds to −distortion, lowest first."""
     found: Mapping[str, float] = records.evaluation["log_likelihood_per_column"]
+    bits = records.evaluation["bits_per_dimension"]
     declared = {column["name"]: column for column in records.plan["model"]["columns"]}
     axis = Axis.around([0.0, *found.values()])
     zero = axis.percent(0.0)
@@ -173,10 +172,9 @@ def likelihood_bars(records: Records) -> list[LikelihoodBar]:
     for name, value in sorted(found.items(), key=lambda item: item[1])[:SHOWN_COLUMNS]:
         at = axis.percent(value)
         column = declared[name]
-        note = ""
-        if column["likelihood"] == "bernoulli" and column["width"] > 1:
-            bits = -value / column["width"] / math.log(2)
-            note = f"{bits:.3f} bits per entry"
+        notes = [reconstructed(records.evaluation["reconstruction"][name], column)]
+        if name in bits:
+            notes.append(f"{bits[name]:.3f} bits per dimension")
         bars.append(
             LikelihoodBar(
                 name,
@@ -184,10 +182,21 @@ def likelihood_bars(records: Records) -> list[LikelihoodBar]:
                 value,
                 min(zero, at),
                 round(abs(at - zero), 2),
-                note,
+                "; ".join(filter(None, notes)),
             )
         )
     return bars
+
+
+def reconstructed(error: Mapping[str, Any], column: Mapping[str, Any]) -> str:
+    """How well a column comes back from the latents, in a unit that a person can judge."""
+    value = error["value"]
+    if value is None:
+        return ""
+    if error["measure"] == "wrong":
+        return f"{value:.1%} come back wrong"
+    unit = "of intensities from 0 to 1" if column["image"] else "standard deviations"
+    return f"comes back within {value:.2f} {unit} (rms)"
 
 
 def verdict(gate: Mapping[str, Any]) -> str:
@@ -203,29 +212,14 @@ def evidence(check: Mapping[str, Any]) -> str:
     return str(check["evidence"]).removeprefix(f"{check['name']}: ")
 
 
-def trust(records: Records) -> tuple[str, str]:
-    """A word and a sentence on how far importance sampling can be believed here."""
-    fraction = records.evaluation["untrusted_fraction"]
-    share = f"{fraction:.1%} of the rows have k̂ above 0.7"
-    if not fraction:
-        return "good", "Trustworthy: no row has k̂ above 0.7."
-    if fraction <= TRUSTED:
-        return "good", f"Trustworthy: {share}."
-    if fraction <= DOUBTFUL:
-        return "fair", f"Mostly trustworthy: {share}; their estimates may be too low."
-    return "poor", f"Read it as a lower bound: {share}. More importance samples would help."
-
-
-def row_histogram(records: Records) -> Chart:
-    """log p(x) of each measured row, and what independent columns make of it."""
+def information(records: Records) -> str:
+    """How much of the rate tells rows apart, and how much is distance from the prior."""
     seen = records.evaluation
-    return histogram(
-        "log p(x) of single rows",
-        "nats",
-        {
-            "independent columns": seen["independent_per_row"],
-            "this model": seen["log_marginal_per_row"],
-        },
+    known, rate = seen["mutual_information"], seen["rate"]
+    return (
+        f"{nats(known)} {stderr(known)} nats of the rate tell rows apart: mutual information of "
+        f"x and z, against {known['rows']:,} test rows. The other {rate['nats'] - known['nats']:.2f}"
+        f" are how far the latents of all rows together lie from the prior."
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from flows.evaluate import evaluate_model
 from flows.ingest import ingest_dataset
+from flows.measurements import tables
 from flows.settings import Home
 from flows.spec import Spec, load_spec
 from flows.train import train_model
@@ -77,6 +78,30 @@ def test_every_estimate_has_its_error_and_goes_to_the_tracker(record: dict[str, 
     assert 0 < record["reconstruction"]["image"]["value"] < 0.5
 
 
+def test_k_of_every_row_is_counted_in_one_range(record: dict[str, Any]) -> None:
+    spread = record["log_marginal"]["pareto_k"]
+
+    assert sum(spread["rows"]) + spread["unknown_rows"] == 40
+    assert len(spread["rows"]) == len(spread["edges"]) + 1
+    assert record["log_marginal"]["impossible_rows"] == 0
+
+
+def test_every_measurement_is_a_row_of_a_table(record: dict[str, Any]) -> None:
+    found = tables(record)
+
+    assert {row["estimate"] for row in found["estimates"]} >= {
+        "elbo", "log_marginal", "annealed", "density", "bound_lower", "bound_upper",
+    }  # fmt: skip
+    assert [row["latent"] for row in found["latents"]] == [0, 1, 2]
+    assert sum(row["active"] for row in found["latents"]) == record["active_units"]
+    assert sum(row["rows"] for row in found["pareto_k"]) == 40
+    (image,) = found["columns"]
+    nats_per_pixel = -image["log_likelihood_nats"] / 64
+    assert image["bits_per_dimension"] == pytest.approx(nats_per_pixel / math.log(2))
+    for rows in found.values():
+        assert len({tuple(row) for row in rows}) == 1
+
+
 def test_appendix_d_refuses_five_latents_and_says_why(digits: Path, home: Home) -> None:
     settings = [*TRAINING[:2], "model.latents=5", 'evaluation.estimators=["density"]']
 
@@ -98,6 +123,9 @@ def test_effort_goes_where_the_error_is(digits: Path, home: Home) -> None:
 
     assert 100 <= marginal["mean_samples"] < 6400
     assert marginal["tolerance_met_fraction"] > 0.5
+    effort = marginal["effort"]
+    assert 100 == effort["fewest_samples"] < effort["most_samples"] <= 6400
+    assert effort["samples"] == pytest.approx(40 * marginal["mean_samples"])
 
 
 def test_stability_trains_a_second_model(digits: Path, home: Home) -> None:

@@ -71,6 +71,29 @@ def test_the_gates_evidence_is_a_table(
     assert table["nats"][1] > table["stderr"][1] > 0
 
 
+def test_the_evaluation_is_tables_and_figures_of_the_run(
+    finished: Finished, version: tracking.Registered
+) -> None:
+    client = tracking.client(Home(finished.home))
+    run = client.get_run(version.tags["mlflow_run"])
+
+    estimates, active = (
+        client.load_table(
+            run.info.experiment_id, f"evaluation/{name}.json", run_ids=[run.info.run_id]
+        )
+        for name in ("estimates", "latents")
+    )
+    figures = [file.path for file in client.list_artifacts(run.info.run_id, "figures")]
+
+    elbo = estimates.set_index("estimate").loc["elbo"]
+    assert elbo["nats"] == pytest.approx(finished.summary["elbo"]["nats"])
+    assert elbo["stderr"] == pytest.approx(run.data.metrics["test/elbo_nats_stderr"])
+    assert active["active"].sum() == finished.summary["active_units"]
+    assert {"figures/elbo.svg", "figures/pareto-k.svg", "figures/samples-0.png"} <= {*figures}
+    shown = {table["path"] for table in json.loads(run.data.tags["mlflow.loggedArtifacts"])}
+    assert {"gate.json", "evaluation/estimates.json", "evaluation/columns.json"} <= shown
+
+
 def damaged(folder: Path) -> None:
     path = folder / "model.safetensors"
     content = bytearray(path.read_bytes())

@@ -4,8 +4,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +40,34 @@ GATE = {
         {"name": "no collapse", "passed": True, "evidence": "3 active units, 1 asked for"}
     ],
     "champion_before": None,
+}
+
+DRIFT = {
+    "verdict": "drift: 1 column drifted",
+    "drifted": True,
+    "time_ms": 1_700_000_000_000,
+    "rows": 300,
+    "source": "new.parquet",
+    "breaches": [],
+    "columns": [
+        {
+            "name": "income",
+            "distance": 0.3,
+            "drifted": True,
+            "ks": 0.21,
+            "verdict": "drifted",
+            "why": "PSI is large",
+        }
+    ],
+    "model": {
+        "rows": [60, 300],
+        "elbo_shift_nats": -1.5,
+        "elbo_shift_nats_stderr": 0.25,
+        "elbo_ks": 0.25,
+        "latent_shift": [0.0, 0.1, 0.5],
+        "latent_shift_stderr": [0.1, 0.1, 0.1],
+        "latent_ks": [0.02, 0.1, 0.31],
+    },
 }
 
 
@@ -246,7 +276,7 @@ def test_the_arrow_keys_go_from_row_to_row(page: Page, table_run: Run) -> None:
 
 
 def test_the_headline_is_what_the_records_say(table_run: Run) -> None:
-    text = Text(render(table_run.records))
+    text = Text(render(table_run.records).html)
     seen = read_record(table_run.evaluation)
 
     for name in ("elbo", "log_marginal", "independent"):
@@ -260,7 +290,7 @@ def test_the_headline_is_what_the_records_say(table_run: Run) -> None:
 
 
 def test_names_and_values_are_text_and_never_markup(table_run: Run) -> None:
-    html = render(table_run.records)
+    html = render(table_run.records).html
 
     assert HOSTILE not in html
     assert HOSTILE in Text(html).words
@@ -269,7 +299,7 @@ def test_names_and_values_are_text_and_never_markup(table_run: Run) -> None:
 
 
 def test_cells_that_only_travel_along_stay_where_they_are(table_run: Run) -> None:
-    assert "told in confidence" not in render(table_run.records)
+    assert "told in confidence" not in render(table_run.records).html
 
 
 def test_equal_records_give_equal_bytes(digits_run: Run) -> None:
@@ -300,7 +330,7 @@ def test_a_report_is_drawn_again_when_something_has_changed_and_only_then(
 
 
 def test_what_was_not_measured_is_not_drawn(digits_run: Run, table_run: Run) -> None:
-    pictures, numbers = (Text(render(run.records)) for run in (digits_run, table_run))
+    pictures, numbers = (Text(render(run.records).html) for run in (digits_run, table_run))
 
     shared = {"data", "training", "bound", "marginal", "map", "probes", "gate", "read", "how"}
     extra = {"map-words"}
@@ -321,10 +351,32 @@ def test_what_was_measured_beside_is_drawn_too(table_run: Run) -> None:
     assert records.gate is not None
     records.gate["champion_before"] = 2
     records.gate["comparison"] = {"difference_nats": 0.75, "stderr": 0.5, "rows": 60}
-    drifted = {"name": "income", "distance": 0.3, "drifted": True}
-    object.__setattr__(records, "drift", {"verdict": "1 column drifted", "columns": [drifted]})
+    records.evaluation["density"] = {**estimate, "nats": -11.75}
+    records.evaluation["refused"] = {"density": "too many latents"}
+    records.evaluation["log_marginal"] |= {
+        "impossible_rows": 2,
+        "tolerance_met_fraction": 0.9,
+        "effort": {
+            "tolerance_nats": 0.05,
+            "budget_s": None,
+            "fewest_samples": 100,
+            "median_samples": 200,
+            "most_samples": 6400,
+            "samples": 31_000,
+        },
+    }
+    records.evaluation["stability"] = {
+        "first_from_second": 0.875,
+        "first_from_second_stderr": 0.01,
+        "second_from_first": 0.75,
+        "second_from_first_stderr": 0.02,
+        "canonical": [0.99, 0.5],
+        "test_rows": 50,
+        "train_rows": 400,
+    }
+    object.__setattr__(records, "drift", DRIFT)
 
-    text = Text(render(records))
+    text = Text(render(records).html)
 
     words = " ".join(text.words.split())
     assert "factor analysis linear, of the same width −23.25" in words
@@ -332,14 +384,47 @@ def test_what_was_measured_beside_is_drawn_too(table_run: Run) -> None:
     assert "upper bound annealing back from the true latents −33.25" in words
     assert "this model − version 2 60 test rows 0.75 ± 0.50" in words
     assert "1 column drifted" in words
+    assert "income 0.3 0.21 drifted PSI is large" in words
+    assert "latent 2 KS 0.31 0.50 ± 0.10" in words
+    assert "appendix D a fitted density; errs upwards −11.75" in words
+    assert "density was refused: too many latents" in words
+    rows = records.evaluation["log_marginal"]["rows"]
+    assert f"2 of {rows} rows are impossible under this model" in words
+    assert "up to a standard error of 0.05 nats a row: from 100 to 6,400" in words
+    assert "these features from the second's 0.875 ± 0.010" in words
+    assert "Canonical correlations of the two: 0.990, 0.500." in words
     assert "drift" in text.ids
+
+
+def test_charts_and_pictures_are_files_too(digits_run: Run) -> None:
+    page = render(digits_run.records)
+
+    for name, content in page.figures.items():
+        if name.endswith(".svg"):
+            drawing = ElementTree.fromstring(content)
+            assert drawing.tag.endswith("svg")
+        else:
+            assert Image.open(BytesIO(content)).size[0] > 1
+    assert {"elbo.svg", "pareto-k.svg", "latents.svg", "samples-0.png"} <= page.figures.keys()
+    assert page.fidelity == []  # the digits are pictures
+
+
+def test_the_information_and_each_columns_reconstruction_are_told(table_run: Run) -> None:
+    words = " ".join(Text(render(table_run.records).html).words.split())
+    seen = table_run.records.evaluation
+
+    assert f"{nats(seen['mutual_information'])} ± " in words
+    assert f"{seen['reconstruction']['sort']['value']:.1%} come back wrong" in words
+    assert (
+        f"comes back within {seen['reconstruction']['income']['value']:.2f} standard" in words
+    )
 
 
 def test_latents_without_a_kl_of_their_own_are_ranked_by_activity(digits_run: Run) -> None:
     records = digits_run.records
     records.evaluation["kl_per_latent"] = [None] * 3
 
-    text = Text(render(records))
+    text = Text(render(records).html)
 
     assert "Activity of each latent" in text.words
     assert "strongest first, by activity" in text.words
