@@ -40,10 +40,20 @@ class Initial:
 
 def linear(inputs: int, outputs: int, initial: Initial) -> nn.Linear:
     """Return an affine map with drawn weights and no bias yet."""
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
-    initial.fill(layer.weight)
-    nn.init.zeros_(layer.bias)
+    layer = nn.Linear(inputs, outputs, device="meta")
+    _begin(layer, initial)
     return layer
+
+
+def _begin(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, initial: Initial) -> None:
+    """Give a layer of shapes alone its weights, and biases of 0.
+
+    `nn.utils.skip_init` would do the first, and import a compiler on the way.
+    """
+    assert layer.bias is not None
+    layer.weight = nn.Parameter(torch.empty(layer.weight.shape))
+    layer.bias = nn.Parameter(torch.zeros(layer.bias.shape))
+    initial.fill(layer.weight)
 
 
 def frozen(module: nn.Module) -> Callable[..., Any]:
@@ -199,9 +209,8 @@ class ImageDecoder(nn.Module):
 
 
 def _convolution(inputs: int, outputs: int, initial: Initial, stride: int = 1) -> nn.Conv2d:
-    layer = nn.utils.skip_init(nn.Conv2d, inputs, outputs, 3, stride=stride, padding=1)
-    initial.fill(layer.weight)
-    nn.init.zeros_(layer.bias)
+    layer = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, device="meta")
+    _begin(layer, initial)
     return layer
 
 
@@ -210,9 +219,8 @@ def _doubling(
 ) -> nn.ConvTranspose2d:
     """Return the map from ceil(size / 2) to `size`."""
     padding = tuple(int(side % 2 == 0) for side in size)
-    layer = nn.utils.skip_init(
-        nn.ConvTranspose2d, inputs, outputs, 3, stride=2, padding=1, output_padding=padding
+    layer = nn.ConvTranspose2d(
+        inputs, outputs, 3, stride=2, padding=1, output_padding=padding, device="meta"
     )
-    initial.fill(layer.weight)
-    nn.init.zeros_(layer.bias)
+    _begin(layer, initial)
     return layer
