@@ -18,6 +18,7 @@ from flows.session import (
     JsonOption,
     NameArgument,
     NameOrAll,
+    ProcessesOption,
     QuietOption,
     Session,
     SetOption,
@@ -56,15 +57,17 @@ def _run_until(stage: "StageName", spec: str, overrides: list[str] | None, at: S
         at.show(run_pipeline(loaded, at.home, until=stage), as_text=show.summary)
 
 
-def _settings(overrides: list[str] | None, engine: str | None) -> list[str]:
+def _settings(overrides: list[str] | None, **execution: str | int | None) -> list[str]:
     """What the options say of the spec, as overrides of it."""
-    return [*(overrides or ()), *([f"execution.engine={engine}"] if engine else [])]
+    said = [f"execution.{key}={value}" for key, value in execution.items() if value is not None]
+    return [*(overrides or ()), *said]
 
 
 def _stage_command(name: str, stage: "StageName", text: str) -> None:
     def command(
         spec: SpecArgument,
         engine: EngineOption = None,
+        processes: ProcessesOption = None,
         set_: SetOption = None,
         home: HomeOption = None,
         as_json: JsonOption = False,
@@ -72,7 +75,8 @@ def _stage_command(name: str, stage: "StageName", text: str) -> None:
         debug: DebugOption = False,
     ) -> None:
         with session(home, as_json=as_json, quiet=quiet, debug=debug) as at:
-            _run_until(stage, spec, _settings(set_, engine), at)
+            settings = _settings(set_, engine=engine, processes=processes)
+            _run_until(stage, spec, settings, at)
 
     app.command(name, help=text)(command)
 
@@ -99,7 +103,7 @@ def encode(
 ) -> None:
     """Publish the features of every row; by an older version, beside the champion's."""
     with session(home, as_json=as_json, quiet=quiet, debug=debug) as at:
-        settings = _settings(set_, engine)
+        settings = _settings(set_, engine=engine)
         if model_version is None:
             _run_until("encode", spec, settings, at)
             return
@@ -271,6 +275,12 @@ def deploy(  # noqa: PLR0913  # each is an option
     on: Annotated[
         list[str] | None, typer.Option(help="an event that starts a run: arrival, drift")
     ] = None,
+    stage: Annotated[
+        str, typer.Option(help="the last stage that runs; or monitor, or backfill")
+    ] = "report",
+    model_version: Annotated[
+        int | None, typer.Option(help="that a backfill encodes by", min=1)
+    ] = None,
     secret: Annotated[
         list[str] | None,
         typer.Option(metavar="VARIABLE=BLOCK", help="from a secret block of Prefect's"),
@@ -291,7 +301,8 @@ def deploy(  # noqa: PLR0913  # each is an option
         schedule = [f"schedule.{key}={json.dumps(v)}" for key, v in given.items() if v]
         secrets = dict(text.partition("=")[::2] for text in secret or ())
         loaded = load_spec(spec, [*(set_ or ()), *schedule])
-        at.show(make(loaded, secrets=secrets, pool=pool), as_text=show.deployment)
+        made = make(loaded, stage=stage, version=model_version, secrets=secrets, pool=pool)
+        at.show(made, as_text=show.deployment)
 
 
 @app.command()

@@ -30,6 +30,9 @@ EngineOption = Annotated[
     Literal["local", "ray"] | None,
     typer.Option("--engine", help="ray: shards as tasks of a cluster, or of this machine"),
 ]
+ProcessesOption = Annotated[
+    int | None, typer.Option("--processes", help="that train together", min=1)
+]
 HomeOption = Annotated[
     Path | None, typer.Option("--home", help="else $LATENTS_HOME, else ./latents-home")
 ]

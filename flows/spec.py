@@ -169,6 +169,7 @@ class ScheduleSection(Section):
     cron: str | None = None
     timezone: str = "UTC"
     on: tuple[Literal["arrival", "drift"], ...] = ()  # events that start a run
+    timeout_s: float = Field(7 * 86_400, gt=0)  # then a run is stopped; the next goes on
 
 
 class ExecutionSection(Section):
@@ -176,6 +177,7 @@ class ExecutionSection(Section):
 
     engine: Literal["local", "ray"] = "local"
     address: str | None = None  # of a Ray cluster; else $RAY_ADDRESS, else this machine
+    processes: int = Field(1, ge=1)  # of a training: here, or workers of Ray's
 
 
 class Spec(Section):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from contextvars import copy_context
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -18,6 +18,13 @@ from data.publication import locked
 from flows.settings import Home
 
 T = TypeVar("T")
+
+
+class Stop(Protocol):
+    """Says whether the work is to end at the next boundary: an event, of threads or processes."""
+
+    def is_set(self) -> bool:
+        """Whether it is."""
 
 
 def to_a_boundary(work: Callable[[threading.Event], T]) -> T:
@@ -47,7 +54,7 @@ def to_a_boundary(work: Callable[[threading.Event], T]) -> T:
         raise
 
 
-def until(stop: threading.Event, steps: Iterable[T]) -> Iterator[T]:
+def until(stop: Stop, steps: Iterable[T]) -> Iterator[T]:
     """The steps, until the event is set."""
     for step in steps:
         if stop.is_set():

@@ -7,12 +7,13 @@ import json
 import logging
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Self
 
 import torch
@@ -25,16 +26,18 @@ from flows import handoff
 from flows.card import model_card
 from flows.handoff import Rows
 from flows.progress import advance
+from flows.ranks import spawned
 from flows.runs import RunFolder, Stage, folder_of, once, read_metrics, read_record
 from flows.settings import Home
 from flows.spec import Spec, TrainingSection
-from flows.stopping import to_a_boundary, turn_on, until
+from flows.stopping import Stop, to_a_boundary, turn_on, until
 from flows.training_rows import TrainingRows, training_rows
 from vae_engine import artifact, checkpoint
 from vae_engine.config import ModelConfig, TrainingPlan
+from vae_engine.distributed import ALONE, Ranks
 from vae_engine.evaluation import evaluate
 from vae_engine.stopping import EarlyStopping
-from vae_engine.training import TrainState, fit, new_state
+from vae_engine.training import StepReport, TrainState, fit, new_state
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +53,13 @@ class Progress:
     stopping: EarlyStopping
     train_s: float = 0.0
     resumed: int = 0
+    since: float = field(default_factory=perf_counter)
+
+    def lap(self) -> None:
+        """Count the time since the last lap, or since the start, as time of training."""
+        now = perf_counter()
+        self.train_s += now - self.since
+        self.since = now
 
     @classmethod
     def of(cls, saved: Mapping[str, Any] | None, patience: int | None) -> Self:
@@ -75,45 +85,96 @@ def train_model(spec: Spec, home: Home, snapshot_path: str) -> Stage:
         vae_engine.training.DivergedError: a bound or gradient is not finite; the last
             checkpoint is good, nothing is registered.
     """
+    started = perf_counter()
     snapshot = open_snapshot(Path(snapshot_path))
     folder = folder_of(spec, home, snapshot.fingerprint)
+    record = folder.record("trained")
+    if spec.execution.processes > 1 and not record.exists():
+        _launch(spec, home, snapshot_path, folder)
+        elapsed_s = perf_counter() - started
+        return Stage("train", read_record(record), reused=False, elapsed_s=elapsed_s)
     with locked(folder.path / ".lock"):  # a twin waits, then finds the record
-        return once(
-            "train", folder.record("trained"), lambda: _train(spec, home, snapshot, folder)
-        )
+        return once("train", record, lambda: _train(spec, home, snapshot, folder))
 
 
-def _train(spec: Spec, home: Home, snapshot: Snapshot, folder: RunFolder) -> Mapping[str, Any]:
+def _launch(spec: Spec, home: Home, snapshot_path: str, folder: RunFolder) -> None:
+    """Train by several processes, of this machine or of Ray's."""
+    work = partial(train_together, spec, home, snapshot_path)
+    if spec.execution.engine == "ray":
+        from flows.ray_training import trained_on_ray
+
+        trained_on_ray(work, spec.execution, folder.path)
+    else:
+        to_a_boundary(partial(spawned, work, spec.execution.processes))
+
+
+def train_together(
+    spec: Spec, home: Home, snapshot_path: str, ranks: Ranks, stop: Stop
+) -> None:
+    """Train as one of several processes, each of which calls this; leave the record behind.
+
+    Where `stop` is set in one of them, all end at their next report, and no record is left.
+    """
+    snapshot = open_snapshot(Path(snapshot_path))
+    folder = folder_of(spec, home, snapshot.fingerprint)
+    with locked(folder.path / ".lock") if ranks.leads else nullcontext():
+        if ranks.any(folder.record("trained").exists()):
+            return
+        done = _train(spec, home, snapshot, folder, ranks, stop)
+        if ranks.leads and not stop.is_set():
+            replace_file(folder.record("trained"), canonical_json(done).encode())
+
+
+def _train(
+    spec: Spec,
+    home: Home,
+    snapshot: Snapshot,
+    folder: RunFolder,
+    ranks: Ranks = ALONE,
+    stop: Stop | None = None,
+) -> Mapping[str, Any]:
+    """Prepare, fit and, as the rank that leads, write the artifact; alone, heed the main thread."""
     preprocessor = fit_preprocessor(snapshot)
+    if not ranks.leads:
+        ranks.wait()  # until it is decided, and written down, where the rows are
     train = training_rows(
         snapshot, preprocessor, as_begun(spec.training, folder), home.root / "packed"
     )
     valid = handoff.load_rows(snapshot, preprocessor, "valid", limit=handoff.VALID_ROWS)
     config = handoff.model_config(spec, preprocessor, snapshot)
     plan = handoff.training_plan(spec, len(train))
-    if train.packed:
-        logger.warning("%s train rows do not fit into memory: packed on disk", len(train))
-    replace_file(folder.preprocessor, preprocessor.to_json().encode())
-    decided = _plan(spec, snapshot, config, plan) | {"packed": train.packed}
-    replace_file(folder.plan, canonical_json(decided).encode())
+    if ranks.leads:
+        if train.packed:
+            logger.warning("%s train rows do not fit into memory: packed on disk", len(train))
+        replace_file(folder.preprocessor, preprocessor.to_json().encode())
+        decided = _plan(spec, snapshot, config, plan) | {"packed": train.packed}
+        replace_file(folder.plan, canonical_json(decided).encode())
+        ranks.wait()
 
     sample = train.sample()
     statistics = handoff.statistics(config, sample)
     golden = sample[:GOLDEN_ROWS].clone()
     del sample
-    state = new_state(config, plan, statistics, rows=len(train))
+    state = new_state(config, plan, statistics, rows=len(train), ranks=ranks)
     saved = checkpoint.load_latest(folder.checkpoints, state)
     progress = Progress.of(saved, plan.patience)
     if saved is not None:
         logger.warning("resuming at step %d", state.step)
-    _forget_after(folder.metrics, state.step)
+    ranks.wait()  # until all have read the checkpoint that the next one may replace
+    if ranks.leads:
+        _forget_after(folder.metrics, state.step)
 
-    def work(stop: threading.Event) -> None:
+    def work(stop: Stop) -> None:
         with threads(plan, state.model):
             _fit(state, train, valid, folder, progress, stop)
 
     with turn_on(plan.device, home):
-        to_a_boundary(work)
+        if stop is None:
+            to_a_boundary(work)
+        else:
+            work(stop)
+    if not ranks.leads or (stop is not None and stop.is_set()):
+        return {}
     steps = state.step
     checkpoint.load_latest(folder.best, state)
     return {
@@ -141,44 +202,62 @@ def _fit(
     valid: Rows,
     folder: RunFolder,
     progress: Progress,
-    stop: threading.Event,
+    stop: Stop,
 ) -> None:
     """Step, evaluate, keep the best, log, save, stop?: until the plan or the patience ends.
 
-    Where `stop` is set, the end is the next step, and what there is by then is saved.
+    Where `stop` is set, the end is the next step (of several ranks, the next report), and what
+    there is by then is saved.
     """
-    plan = state.plan
+    plan, ranks = state.plan, state.ranks
     total = plan.total_steps(len(train))
-    started, before_s = time.perf_counter(), progress.train_s
-    batches = until(stop, train.minibatches(plan, state.step))
+    progress.since = perf_counter()
+    batches = train.minibatches(plan, state.step)
+    if ranks.world == 1:
+        batches = until(stop, batches)
     for report in fit(state, batches, report_every=report_every(len(train), plan)):
-        elbo = evaluate(state.averaged_model(), valid.batches(), samples=1, seed=plan.seed).elbo
-        if progress.stopping.offer(state.step, elbo.mean):
-            checkpoint.save(folder.best, state, {})
-        progress.train_s = before_s + time.perf_counter() - started
-        _log(
-            folder.metrics,
-            {
-                "step": state.step,
-                "time_ms": int(time.time() * 1000),
-                "epoch": state.step * plan.batch_rows / len(train),
-                "train/elbo_nats": report.elbo_nats,
-                "train/log_likelihood_nats": report.log_likelihood_nats,
-                "train/kl_nats": report.kl_nats,
-                "train/grad_norm": report.grad_norm,
-                "train/learning_rate": report.learning_rate,
-                "valid/elbo_nats": elbo.mean,
-                "valid/elbo_nats_stderr": elbo.stderr,
-                "time/train_s": progress.train_s,
-            },
-        )
-        checkpoint.save(folder.checkpoints, state, progress.to_mapping())
-        advance("train", state.step, total, f"valid ELBO {elbo.mean:.2f} nats")
-        if progress.stopping.exhausted:
+        if ranks.leads:
+            valid_nats = _record(state, report, valid, folder, progress, len(train))
+            advance("train", state.step, total, f"valid ELBO {valid_nats:.2f} nats")
+        if ranks.any(stop.is_set() or progress.stopping.exhausted):
             break
-    if stop.is_set():
+    if stop.is_set() and ranks.leads:
         checkpoint.save(folder.checkpoints, state, progress.to_mapping())
         logger.warning("stopped at step %d of %d; run again to resume there", state.step, total)
+
+
+def _record(
+    state: TrainState,
+    report: StepReport,
+    valid: Rows,
+    folder: RunFolder,
+    progress: Progress,
+    rows: int,
+) -> float:
+    """Evaluate, keep the weights if they are the best so far, log, save; return the valid ELBO."""
+    plan = state.plan
+    elbo = evaluate(state.averaged_model(), valid.batches(), samples=1, seed=plan.seed).elbo
+    if progress.stopping.offer(state.step, elbo.mean):
+        checkpoint.save(folder.best, state, {})
+    progress.lap()
+    _log(
+        folder.metrics,
+        {
+            "step": state.step,
+            "time_ms": int(time.time() * 1000),
+            "epoch": state.step * plan.batch_rows / rows,
+            "train/elbo_nats": report.elbo_nats,
+            "train/log_likelihood_nats": report.log_likelihood_nats,
+            "train/kl_nats": report.kl_nats,
+            "train/grad_norm": report.grad_norm,
+            "train/learning_rate": report.learning_rate,
+            "valid/elbo_nats": elbo.mean,
+            "valid/elbo_nats_stderr": elbo.stderr,
+            "time/train_s": progress.train_s,
+        },
+    )
+    checkpoint.save(folder.checkpoints, state, progress.to_mapping())
+    return elbo.mean
 
 
 @contextmanager

@@ -59,18 +59,17 @@ class Ranks:
         for tensor, piece in zip(tensors, pieces, strict=True):
             tensor.copy_(piece.view_as(tensor))
 
-    def any(self, wish: bool, device: str) -> bool:  # noqa: FBT001  # it is what it is about
+    def any(self, wish: bool) -> bool:  # noqa: FBT001  # it is what it is about
         """Whether any rank wishes it: the same answer for all; each waits for the others."""
         if self.world == 1:
             return wish
-        wishes = torch.tensor(float(wish), device=device)
+        wishes = torch.tensor(float(wish))  # on the CPU: nobody waits for a GPU to say so
         dist.all_reduce(wishes)
-        return bool(wishes > 0)
+        return wishes.item() > 0
 
     def wait(self) -> None:
         """Wait until every rank has come here."""
-        if self.world > 1:
-            dist.barrier()
+        self.any(False)  # noqa: FBT003
 
 
 ALONE = Ranks()

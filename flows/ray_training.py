@@ -1,0 +1,52 @@
+"""Training by Ray Train: the ranks are workers of a cluster, whose nodes share the home."""
+
+import threading
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from flows.executor import connected
+from flows.ranks import BOTH, Work
+from flows.spec import ExecutionSection
+from vae_engine.distributed import Ranks
+
+RESTARTS = 2  # of all workers, from the last checkpoint, when one of them dies
+
+
+def trained_on_ray(work: Work, wanted: ExecutionSection, folder: Path) -> None:
+    """Run `work` in as many workers as `wanted` has processes, with a GPU each where there are any.
+
+    Ray keeps what it notes of the run in `folder`; the checkpoints are ours.
+
+    Raises:
+        Exception: what a worker raised, when it has failed once more than it may.
+    """
+    ray = connected(wanted.address)
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    gpus = ray.cluster_resources().get("GPU", 0) > 0
+    trainer = TorchTrainer(
+        partial(_be, work),
+        train_loop_config={},
+        torch_config=TorchConfig(backend=BOTH if gpus else "gloo"),
+        scaling_config=ScalingConfig(num_workers=wanted.processes, use_gpu=gpus),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=RESTARTS),
+        ),
+    )
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        raise next(iter(error.worker_failures.values()), error) from None
+    finally:
+        ray.shutdown()
+
+
+def _be(work: Work, _: Mapping[str, Any]) -> None:
+    work(Ranks(dist.get_rank(), dist.get_world_size()), threading.Event())
