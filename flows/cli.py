@@ -19,6 +19,7 @@ from flows.session import (
     NameArgument,
     NameOrAll,
     ProcessesOption,
+    ProfileOption,
     QuietOption,
     Session,
     SetOption,
@@ -43,16 +44,25 @@ app = typer.Typer(
 )
 
 
-def _run_until(stage: "StageName", spec: str, overrides: list[str] | None, at: Session) -> None:
+def _run_until(
+    stage: "StageName", spec: str, overrides: list[str], at: Session, *, profile: bool = False
+) -> None:
     from flows import show
     from flows.launch import run_pipeline
-    from flows.spec import load_spec
+    from flows.spec import SpecError, load_spec
 
-    loaded = load_spec(spec, overrides or ())
+    loaded = load_spec(spec, overrides)
     if loaded.sweep:
         from flows.sweep import run_sweep
 
+        if profile:
+            raise SpecError("--profile is for one run, and this spec has a sweep")
         at.show(run_sweep(loaded, at.home), as_text=show.sweep)
+    elif profile:
+        from flows.profiling import profiled
+
+        found = profiled(lambda: run_pipeline(loaded, at.home, until=stage), at.home)
+        at.show(found, as_text=show.profiled)
     else:
         at.show(run_pipeline(loaded, at.home, until=stage), as_text=show.summary)
 
@@ -64,19 +74,20 @@ def _settings(overrides: list[str] | None, **execution: str | int | None) -> lis
 
 
 def _stage_command(name: str, stage: "StageName", text: str) -> None:
-    def command(
+    def command(  # noqa: PLR0913  # each is an option
         spec: SpecArgument,
         engine: EngineOption = None,
         processes: ProcessesOption = None,
         set_: SetOption = None,
         home: HomeOption = None,
+        profile: ProfileOption = False,
         as_json: JsonOption = False,
         quiet: QuietOption = False,
         debug: DebugOption = False,
     ) -> None:
         with session(home, as_json=as_json, quiet=quiet, debug=debug) as at:
             settings = _settings(set_, engine=engine, processes=processes)
-            _run_until(stage, spec, settings, at)
+            _run_until(stage, spec, settings, at, profile=profile)
 
     app.command(name, help=text)(command)
 
@@ -163,13 +174,20 @@ def monitor(
 
 
 @app.command()
-def features(  # each is an option
+def features(  # noqa: PLR0913  # each is an option
     name: NameOrAll = None,
     verify: Annotated[bool, typer.Option("--verify", help="compare every file first")] = False,
     diff: Annotated[
         str | None, typer.Option(metavar="PUBLICATION", help="how it differs from the latest")
     ] = None,
     gc: Annotated[bool, typer.Option("--gc", help="remove what killed writers left")] = False,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="with --gc: publications of a version; older ones that no reader finds go",
+        ),
+    ] = None,
     to: Annotated[
         str | None,
         typer.Option("--to", metavar="URL", help="copy to postgresql://HOST/DATABASE"),
@@ -183,10 +201,12 @@ def features(  # each is an option
         from flows import lookup, show
         from flows.spec import SpecError
 
+        if keep is not None and not gc:
+            raise SpecError("--keep goes with --gc: latents features --gc --keep 3")
         if gc:
             from flows import upkeep
 
-            at.show(upkeep.clear(at.home), as_text=show.cleared)
+            at.show(upkeep.clear(at.home, keep=keep), as_text=show.cleared)
         elif name is None:
             if to or verify or diff:
                 raise SpecError("--to, --verify and --diff need a name: latents features NAME")

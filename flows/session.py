@@ -30,6 +30,9 @@ EngineOption = Annotated[
     Literal["local", "ray"] | None,
     typer.Option("--engine", help="ray: shards as tasks of a cluster, or of this machine"),
 ]
+ProfileOption = Annotated[
+    bool, typer.Option("--profile", help="say where the time went, start-up included")
+]
 ProcessesOption = Annotated[
     int | None, typer.Option("--processes", help="that train together", min=1)
 ]

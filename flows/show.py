@@ -72,6 +72,20 @@ def summary(value: Mapping[str, Any], console: Console) -> None:
     console.print(rows)
 
 
+def profiled(value: Mapping[str, Any], console: Console) -> None:
+    """What a run did, and where its time went."""
+    summary(value, console)
+    profile = value["profile"]
+    rows = _facts("")
+    for name, seconds in profile["overhead"].items():
+        rows.add_row(name, f"{seconds:7.2f} s")
+    rows.add_row("[bold]beyond the stages[/]", f"[bold]{profile['overhead_s']:7.2f} s[/]")
+    for name, seconds in profile["stages"].items():
+        rows.add_row(f"stage {name}", f"{seconds:7.2f} s")
+    rows.add_row("[bold]total[/]", f"[bold]{profile['total_s']:7.2f} s[/]")
+    console.print(rows)
+
+
 def _facts(title: str) -> Table:
     table = Table(
         title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0)
@@ -283,9 +297,7 @@ def difference(value: Mapping[str, Any], console: Console) -> None:
 
 def cleared(value: Mapping[str, Any], console: Console) -> None:
     """What was removed."""
-    console.print(
-        f"{value['removed']} folders of dead writers removed, {value['bytes']:,} bytes"
-    )
+    console.print(f"{value['removed']} folders removed, {value['bytes']:,} bytes")
 
 
 def drafted(value: Mapping[str, Any], console: Console) -> None:
