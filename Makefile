@@ -10,7 +10,7 @@ demo: install
 	$(BIN)/latents run mnist
 
 test: install-dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 check: install-dev
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ Note [Statistical tests]
 
 import os
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -16,3 +17,17 @@ torch.set_num_threads(1)  # tiny models: a second thread costs more than it brin
 settings.register_profile("dev", max_examples=50, deadline=None)
 settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+SHARED = ("stack", "finished")  # session fixtures that cost more than the tests that use them
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give all tests that share servers or a finished run to one worker of xdist, and first."""
+
+    def group(item: pytest.Item) -> str:
+        fixtures = getattr(item, "fixturenames", ())
+        return next((name for name in SHARED if name in fixtures), str(item.path))
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=lambda item: group(item) not in SHARED)
