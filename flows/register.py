@@ -178,12 +178,14 @@ def _judge(
 ) -> dict[str, Any]:
     """Ask the gate, act on its verdict, and keep the verdict with its evidence."""
     champion = _champion(home, spec.model_name)
-    if champion is None or champion.version != registered.version:
+    is_crowned = champion is not None and champion.version == registered.version
+    rival = _champion_before(home, registered) if is_crowned else champion
+    if not is_crowned:
         tracking.set_alias(home, spec.model_name, CHALLENGER, registered.version)
     theirs = None
-    if champion is not None and champion.digest != registered.digest:
+    if rival is not None and rival.digest != registered.digest:
         theirs = log_marginal_of(
-            spec, folder, fetched(home, champion), rows=len(evaluation["log_marginal_per_row"])
+            spec, folder, fetched(home, rival), rows=len(evaluation["log_marginal_per_row"])
         )
     verdict = judge(
         evaluation,
@@ -194,7 +196,7 @@ def _judge(
     value = {
         **verdict.to_mapping(),
         "reason": verdict.reason,
-        "champion_before": champion.version if champion else None,
+        "champion_before": rival.version if rival else None,
     }
     tracking.log_table(home, registered.tags["mlflow_run"], "gate.json", value["checks"])
     outcome = "passed" if verdict.passed else "failed"
@@ -220,6 +222,13 @@ def _refusal(registered: Registered, verdict: Verdict) -> str:
 def _champion(home: Home, name: str) -> Registered | None:
     champions = [found for found in tracking.versions(home, name) if CHAMPION in found.aliases]
     return champions[0] if champions else None
+
+
+def _champion_before(home: Home, registered: Registered) -> Registered | None:
+    """Who was champion when this one was crowned, by a run that was killed before it said so."""
+    earlier = [v for v in tracking.champions(home, registered.name) if v != registered.version]
+    known = tracking.versions(home, registered.name)
+    return next((found for found in known if earlier and found.version == earlier[-1]), None)
 
 
 def _current(home: Home, registered: Registered) -> Registered:

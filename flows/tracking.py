@@ -114,11 +114,18 @@ def ensure_run(home: Home, *, experiment: str, run_id: str, params: Mapping[str,
         found = connection.search_runs(
             [experiment_id], filter_string=f"tags.`{RUN_TAG}` = '{run_id}'", max_results=1
         )
-        if found:
-            return found[0].info.run_id
-        run = connection.create_run(experiment_id, run_name=run_id, tags={RUN_TAG: run_id})
-        rows = [Param(key, str(value)[:MAX_PARAM_LENGTH]) for key, value in params.items()]
-        connection.log_batch(run.info.run_id, params=rows)
+        run = (
+            found[0]
+            if found
+            else connection.create_run(experiment_id, run_name=run_id, tags={RUN_TAG: run_id})
+        )
+        missing = [  # all of a new run; some where whoever made it was killed then
+            Param(key, str(value)[:MAX_PARAM_LENGTH])
+            for key, value in params.items()
+            if key not in run.data.params
+        ]
+        if missing:
+            connection.log_batch(run.info.run_id, params=missing)
     return run.info.run_id
 
 

@@ -13,7 +13,6 @@ functions of the step, nothing else is needed to go on bit for bit.
 
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,11 +39,15 @@ class CheckpointError(ValueError):
 
 
 def save(folder: Path, state: TrainState, extra: Mapping[str, Any]) -> Path:
-    """Write the state after `state.step` steps; return the folder of the checkpoint."""
+    """Write the state after `state.step` steps; return the folder of the checkpoint.
+
+    One process at a time may write to `folder`: what another left half done goes.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(".step-*"):
+        shutil.rmtree(stale)
     final = folder / f"step-{state.step:09d}"
-    staging = folder / f".{final.name}.{os.getpid()}"
-    shutil.rmtree(staging, ignore_errors=True)
+    staging = folder / f".{final.name}"
     staging.mkdir()
     write_durably(staging / "tensors.safetensors", safetensors.save(_tensors(state)))
     description = {

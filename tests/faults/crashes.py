@@ -9,20 +9,19 @@ Before the k-th of them the process kills itself; of a write, half has been done
 import builtins
 import io
 import os
-import shutil
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from itertools import count
-from pathlib import Path
 from typing import Any, NoReturn
 
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-CHANGES = ("fsync", "link", "mkdir", "rename", "replace", "rmdir", "unlink", "write")
+NAMING = ("fsync", "link", "rename", "replace")
+CHANGES = (*NAMING, "mkdir", "rmdir", "unlink", "write")
 CREATING = os.O_CREAT | os.O_TRUNC
 OF_DATABASES = ("INSERT", "UPDATE", "DELETE")
 
@@ -47,6 +46,11 @@ def begun(act: Callable[[], object]) -> int:
         os._exit(1)
 
 
+def succeeds(act: Callable[[], object]) -> None:
+    """Run `act` in a fork, as a process that knows nothing of the one before it."""
+    assert in_child(act) == 0, "the child says why, above"
+
+
 def wait(child: int) -> int:
     return os.waitpid(child, 0)[1]
 
@@ -61,8 +65,11 @@ def die() -> NoReturn:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die_before(call: int) -> None:
-    """Let this process die just before its `call`-th operation from now."""
+def die_before(call: int, *, files: bool = True) -> None:
+    """Let this process die just before its `call`-th operation from now.
+
+    Without `files`, only names that are given and changes to a database count.
+    """
     calls, one_at_a_time = count(1), threading.Lock()
 
     def is_last() -> bool:
@@ -73,34 +80,22 @@ def die_before(call: int) -> None:
         if is_last():
             die()
 
-    def counted(operation: Callable[..., Any]) -> Callable[..., Any]:
-        def change(*args: Any, **kwargs: Any) -> Any:
-            tick()
-            return operation(*args, **kwargs)
+    _count_statements(tick)
+    for name in CHANGES if files else NAMING:
+        setattr(os, name, _counted(getattr(os, name), tick))
+    if files:
+        _count_files(tick, is_last)
 
-        return change
 
-    def torn(file: Any) -> Callable[[Any], Any]:
-        write = file.write
-
-        def change(content: Any) -> Any:
-            if is_last():
-                write(content[: len(content) // 2])
-                file.flush()
-                die()
-            return write(content)
-
-        return change
-
+def _count_files(tick: Callable[[], None], is_last: Callable[[], bool]) -> None:
     opened, opened_low = io.open, os.open
 
     def open_file(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        creates = isinstance(mode, str) and any(letter in mode for letter in "wax")
-        if creates:
-            tick()
+        if not any(letter in mode for letter in "wax"):
+            return opened(file, mode, *args, **kwargs)
+        tick()
         found = opened(file, mode, *args, **kwargs)
-        if creates:
-            found.write = torn(found)
+        found.write = _torn(found, is_last)  # type: ignore[method-assign]
         return found
 
     def open_low(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
@@ -108,11 +103,32 @@ def die_before(call: int) -> None:
             tick()
         return opened_low(path, flags, *args, **kwargs)
 
-    for name in CHANGES:
-        setattr(os, name, counted(getattr(os, name)))
-    os.open = open_low  # type: ignore[assignment]
-    io.open = builtins.open = open_file  # type: ignore[assignment]
+    os.open = open_low
+    io.open = builtins.open = open_file
 
+
+def _counted(operation: Callable[..., Any], tick: Callable[[], None]) -> Callable[..., Any]:
+    def change(*args: Any, **kwargs: Any) -> Any:
+        tick()
+        return operation(*args, **kwargs)
+
+    return change
+
+
+def _torn(file: Any, is_last: Callable[[], bool]) -> Callable[[Any], Any]:
+    write = file.write
+
+    def change(content: Any) -> Any:
+        if is_last():
+            write(content[: len(content) // 2])
+            file.flush()
+            die()
+        return write(content)
+
+    return change
+
+
+def _count_statements(tick: Callable[[], None]) -> None:
     def statement(_: Any, __: Any, sql: str, *rest: Any) -> None:
         if sql.lstrip().startswith(OF_DATABASES):
             tick()
@@ -122,31 +138,29 @@ def die_before(call: int) -> None:
 
 
 def deaths(
-    root: Path,
-    act: Callable[[Path], object],
+    act: Callable[[], object],
     *,
-    prepared: Callable[[Path], object] = Path.mkdir,
+    prepared: Callable[[], object],
     every: int = 1,
-) -> Iterator[Path]:
-    """Yield folders in which `act` died, before each operation in turn, and one where it did not.
+    files: bool = True,
+) -> Iterator[int]:
+    """Let `act` die before each operation in turn, until it comes to its end; yield which.
 
     Args:
-        root: where the folders are made; each is gone when the next is asked for.
-        act: what is done in a folder.
-        prepared: makes the folder as `act` finds it.
+        act: what is done, each time in a process of its own.
+        prepared: makes the place as `act` is to find it.
         every: with 3, every third operation.
+        files: whether what happens inside files counts, beside names and databases.
     """
     for call in count(1, every):
-        folder = root / f"died-{call}"
-        prepared(folder)
+        prepared()
 
-        def crash(folder: Path = folder, call: int = call) -> None:
-            die_before(call)
-            act(folder)
+        def crash(call: int = call) -> None:
+            die_before(call, files=files)
+            act()
 
         status = in_child(crash)
         assert status == 0 or killed(status), f"before operation {call}: wait status {status}"
-        yield folder
-        shutil.rmtree(folder)
+        yield call
         if status == 0:
             return

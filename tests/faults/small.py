@@ -23,7 +23,9 @@ from flows.train import train_model
 ROWS = 300
 PART_ROWS = 100
 SETTINGS = (
-    "training.epochs=2",
+    "training.epochs=20",
+    "training.batch_rows=50",
+    "training.learning_rate=0.02",
     "training.patience=1000",
     "model.hidden=[4]",
     "model.latents=2",
@@ -85,12 +87,21 @@ def contents(folder: Path, pattern: str = "*") -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Template:
-    """A home to begin from: copies of it are cheap."""
+class Place:
+    """A folder that is brought back to what it was when it was saved, at the same path.
 
-    home: Home
-    spec: Spec
+    Records and registries hold absolute paths: a copy elsewhere would lead back to the first.
+    """
 
-    def copy(self, to: Path) -> Home:
-        shutil.copytree(self.home.root, to)
-        return Home(to)
+    path: Path
+    saved: Path
+
+    @classmethod
+    def save(cls, path: Path) -> "Place":
+        saved = path.with_name(f"{path.name}-saved")
+        shutil.copytree(path, saved)
+        return cls(path, saved)
+
+    def restore(self) -> None:
+        shutil.rmtree(self.path)
+        shutil.copytree(self.saved, self.path)
