@@ -7,6 +7,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+BEYOND_INT64 = 2.0**63
+
 PLAIN = {
     pa.large_string(): pa.string(),
     pa.string_view(): pa.string(),
@@ -64,6 +66,13 @@ def numbers(array: pa.Array) -> npt.NDArray[np.float64]:
     """Return the cells as float64, null as NaN."""
     values = array.cast(pa.float64(), safe=False)  # int64 beyond 2**53 is rounded, knowingly
     return values.to_numpy(zero_copy_only=False)
+
+
+def reaches_int64(values: pa.Array | pa.ChunkedArray) -> bool:
+    """Whether one of the numbers is too large for int64."""
+    span = pc.min_max(values)
+    low, high = span["min"].as_py(), span["max"].as_py()
+    return low is not None and max(-low, high) >= BEYOND_INT64
 
 
 def matrix(array: pa.Array) -> npt.NDArray[Any]:

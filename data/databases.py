@@ -125,7 +125,9 @@ def _write(rows: Any, path: Path) -> None:
     with pa.ipc.new_file(path, schema) as file:
         for batch in rows:
             cells = [_kept(*pair) for pair in zip(batch.columns, schema.types, strict=True)]
-            file.write(pa.record_batch(cells, schema=schema))
+            kept = pa.record_batch(cells, schema=schema)
+            kept.validate(full=True)  # a database takes any bytes for text
+            file.write(kept)
 
 
 @contextmanager

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from data.cells import reaches_int64
 from data.contract import CsvDialect, SpecError, refuse_unknown
 from data.formats import Opened, Reading, SourceError
 
 WIDER = {"null": "int64", "int64": "double"}  # anything else widens to string
-BEYOND_INT64 = 2.0**63
 BLOCK_BYTES = 4 << 20  # whose types Arrow guesses, and where the decimal mark is looked for
 SAMPLE_BYTES = 64 << 10  # that the delimiter is told by
 DELIMITERS = ",;\t|"
@@ -200,7 +200,7 @@ def _read_through(reader: Callable[[], Any], types: dict[str, pa.DataType]) -> _
         floats = [name for name, kind in types.items() if pa.types.is_floating(kind)]
         try:
             for batch in opened:
-                giants.update(name for name in floats if _reaches_int64(batch[name]))
+                giants.update(name for name in floats if reaches_int64(batch[name]))
         except pa.ArrowInvalid as error:
             found = re.search(r"In CSV column #(\d+).*conversion error", str(error))
             if found is None:
@@ -210,16 +210,10 @@ def _read_through(reader: Callable[[], Any], types: dict[str, pa.DataType]) -> _
     return _Seen(None, "", giants)
 
 
-def _reaches_int64(values: pa.Array) -> bool:
-    span = pc.min_max(values)
-    low, high = span["min"].as_py(), span["max"].as_py()
-    return low is not None and max(-low, high) >= BEYOND_INT64
-
-
 def _refuse_giant_integers(path: Path, dialect: CsvDialect, column: str) -> None:
     for batch in _reader(path, dialect, {column: pa.string()}, [column]):
         whole = batch.filter(pc.match_substring_regex(batch[column], WHOLE))[column]
-        if len(whole) and _reaches_int64(whole.cast(pa.float64())):
+        if len(whole) and reaches_int64(whole.cast(pa.float64())):
             raise SourceError(
                 f"{path}: column {column!r} holds integers beyond int64, which a float would "
                 f'round; keep them as text with columns.{column} = {{ dtype = "string" }}, '

@@ -20,9 +20,9 @@ from data.formats import (
     SourceError,
     as_source_error,
     open_arrow,
-    open_json_lines,
     open_parquet,
 )
+from data.json_lines import open_json_lines
 from data.publication import digest_of, file_digest
 from data.quarantine import vet
 
@@ -71,6 +71,7 @@ def _open(path: Path, suffix: str, reading: Reading) -> Opened:
     vet(path, suffix)
     with as_source_error(path):
         opened = open_csv(path, reading) if suffix in TEXT else OPENERS[suffix](path)
+        opened.schema.names  # noqa: B018  # decoded here, where the file can be named
 
     def guarded() -> Iterator[pa.RecordBatch]:
         with as_source_error(path):

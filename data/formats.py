@@ -2,13 +2,16 @@
 
 A reader has a schema and gives its rows in file order, any number of times. Its errors name
 the file and what to do, and show no values. The other formats are in `data.delimited` (CSV),
-`data.arrays` (NumPy, IDX), `data.pictures` and `data.annotated` (.h5ad); `data.files` knows
-which file is which.
+`data.json_lines`, `data.arrays` (NumPy, IDX), `data.pictures` and `data.annotated` (.h5ad);
+`data.files` knows which file is which.
 """
 
 import re
+import struct
+import tokenize
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +19,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.json
 import pyarrow.parquet as pq
 
 from data.cells import rows_within
@@ -28,6 +30,25 @@ STREAM_BYTES = 1 << 20
 
 FREE_BYTES = 4 << 30  # a table of this size is never taken for a bomb
 MAX_EXPANSION = 1000  # times the size of the file
+
+
+# What readers raise when they meet bytes that nobody wrote: found by changing bytes.
+DAMAGE = (
+    pa.ArrowException,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class SourceError(ValueError):
@@ -89,7 +110,12 @@ def as_source_error(path: Path) -> Iterator[None]:
         yield
     except (SourceError, SpecError):
         raise
-    except (pa.ArrowException, OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except MemoryError:
+        raise SourceError(
+            f"{path} asks for more memory than there is; if it is not damaged, write it in "
+            f"several files"
+        ) from None
+    except DAMAGE as error:
         reason = _without_values(error)
         if "Expected all lists to be of size" in reason:
             raise SourceError(
@@ -131,7 +157,7 @@ def open_parquet(path: Path) -> Opened:
         options = {"page_checksum_verification": True, "buffer_size": STREAM_BYTES}
         with pq.ParquetFile(path, **options) as file:
             for group in range(groups):  # all at once, pyarrow 25 keeps what it has read
-                yield from file.iter_batches(batch_size=rows, row_groups=[group])
+                yield from whole_batches(file.iter_batches(batch_size=rows, row_groups=[group]))
 
     return Opened(schema, read)
 
@@ -171,8 +197,13 @@ def arrow_batches(source: Any) -> Iterator[pa.RecordBatch]:
         batches = map(reader.get_batch, range(reader.num_record_batches))
     else:
         batches = iter(reader)
+    yield from whole_batches(batches)
+
+
+def whole_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Check what readers let pass: text that is no UTF-8, offsets and codes that lead nowhere."""
     for batch in batches:
-        batch.validate(full=True)  # IPC is not checked by default, and may come from anyone
+        batch.validate(full=True)
         yield batch
 
 
@@ -182,36 +213,6 @@ def _arrow_reader(source: Any) -> Any:
     if is_file:
         return pa.ipc.open_file(source)
     return pa.ipc.open_stream(source)
-
-
-def open_json_lines(path: Path) -> Opened:
-    """Open JSON Lines; a column's type is what holds the cells of all lines."""
-    schema: pa.Schema = None
-    for block in _line_blocks(path):
-        found = pa.json.read_json(pa.BufferReader(block)).schema
-        schema = found if schema is None else _unified(schema, found)
-    if schema is None:
-        raise SourceError(f"{path} has no rows; there is nothing to learn from")
-
-    def read() -> Iterator[pa.RecordBatch]:
-        options = pa.json.ParseOptions(explicit_schema=schema)
-        for block in _line_blocks(path):
-            table = pa.json.read_json(pa.BufferReader(block), parse_options=options)
-            yield from table.to_batches(max_chunksize=READ_ROWS)
-
-    return Opened(schema, read)
-
-
-def _unified(one: pa.Schema, other: pa.Schema) -> pa.Schema:
-    return pa.unify_schemas([one, other], promote_options="permissive")
-
-
-def _line_blocks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while lines := file.readlines(READ_BYTES):
-            block = b"".join(lines)
-            if block.strip():
-                yield block
 
 
 def _without_values(error: Exception) -> str:

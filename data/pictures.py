@@ -15,7 +15,7 @@ import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
 from data.arrays import byte_cells
-from data.formats import READ_BYTES, READ_ROWS, Opened, Reader, SourceError
+from data.formats import DAMAGE, READ_BYTES, READ_ROWS, Opened, Reader, SourceError
 from data.publication import digest_of, file_digest
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -49,6 +49,7 @@ def _open(folder: Path, files: list[Path]) -> Opened:
         with _opened(file) as picture:
             sizes.append(_Size(*picture.size))
             modes.append(picture.mode)
+            _check(file, picture)
     _refuse_differing(files, sizes)
     mode = "L" if set(modes) <= GREY else "RGB"
     size, channels = sizes[0], len(mode) if mode == "RGB" else 1
@@ -79,11 +80,21 @@ def _open(folder: Path, files: list[Path]) -> Opened:
     return Opened(schema, read)
 
 
+def _check(file: Path, picture: Any) -> None:
+    """Compare the checksums of a PNG, which decoding passes over; a JPEG has none."""
+    try:
+        picture.verify()
+    except DAMAGE as error:
+        raise SourceError(f"{file} is damaged ({error}); write it again") from None
+
+
 def _pixels(file: Path, mode: str) -> np.ndarray:
     with _opened(file) as picture:
         try:
             return np.asarray(picture.convert(mode)).reshape(-1)
-        except (OSError, SyntaxError, ValueError) as error:
+        except MemoryError:
+            raise SourceError(f"{file} {TOO_LARGE}") from None
+        except DAMAGE as error:
             raise SourceError(f"{file} is damaged ({error}); write it again") from None
 
 
@@ -93,7 +104,7 @@ def _opened(file: Path) -> Any:
         picture = Image.open(file, formats=("PNG", "JPEG"))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise SourceError(f"{file} {TOO_LARGE}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except DAMAGE as error:
         reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
         raise SourceError(f"{file} is no PNG or JPEG{reason}; write it again") from None
     width, height = picture.size

@@ -30,6 +30,7 @@ from data.formats import (
     as_source_error,
     open_parquet,
 )
+from data.json_lines import open_json_lines
 
 VARIABLE = "LATENTS_QUARANTINE"
 MEMORY_BYTES = 4 << 30  # of address space: libraries reserve far more than they use
@@ -61,6 +62,8 @@ READERS: dict[str, Callable[[Path], None]] = {
     ".arrow": _read_arrow,
     ".feather": _read_arrow,
     ".h5ad": _read_through(open_h5ad),
+    ".jsonl": _read_through(open_json_lines),
+    ".ndjson": _read_through(open_json_lines),
 }
 
 
@@ -173,12 +176,18 @@ def main() -> None:
         path, complaint = Path(question["path"]), ""
         try:
             with as_source_error(path):
-                READERS[question["suffix"]](path)
+                _read(path, question["suffix"])
         except SourceError as error:
             complaint = str(error)
-        except MemoryError:
-            complaint = f"{path} needs more than {MEMORY_BYTES >> 30} GiB to be read"
         _say(complaint)
+
+
+def _read(path: Path, suffix: str) -> None:
+    try:
+        READERS[suffix](path)
+    except MemoryError:
+        needed = f"{MEMORY_BYTES >> 30} GiB"
+        raise SourceError(f"{path} needs more than {needed} to be read") from None
 
 
 def _say(complaint: str) -> None:

@@ -238,7 +238,10 @@ def _agreed_schema(describe: str, readers: tuple[Reader, ...]) -> pa.Schema:
             f"{readers[0].name}:\n  " + "\n  ".join([*lines[:NAMED_FILES], *more]) + "\n"
             "Write all files alike; a missing column is not filled with nulls."
         )
-    fields = [field.with_type(types[field.name]) for field in first]
+    # Nullable, whatever a file promises of itself: an Arrow file is not held to it.
+    fields = [
+        field.with_type(types[field.name]).with_nullable(nullable=True) for field in first
+    ]
     return pa.schema(fields, metadata=first.metadata)
 
 

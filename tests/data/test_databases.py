@@ -227,3 +227,15 @@ def test_a_driver_that_is_not_installed_is_named(
         SourceError, match=r"needs adbc_driver_sqlite; install it with pip inst"
     ):
         rows_of(open_source(lite))
+
+
+def test_text_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """SQLite keeps any bytes as text."""
+    path = execute(
+        tmp_path / "t.db",
+        "create table t (id integer primary key, s text)",
+        "insert into t values (1, 'a'), (2, cast(x'ff' as text))",
+    )
+
+    with pytest.raises(SourceError, match=r"t\.db gives no rows: .*Invalid UTF8"):
+        open_source(f"sqlite:///{path}").schema  # noqa: B018

@@ -104,3 +104,13 @@ def test_a_cell_of_megabytes_is_refused(tmp_path: Path) -> None:
         "t.csv: column 'b' has a cell of 3,000,000 bytes; the limit is 1,048,576: "
         "leave the column out, or shorten it"
     )
+
+
+def test_an_arrow_file_is_not_held_to_its_promise_of_no_nulls(tmp_path: Path) -> None:
+    promised = pa.schema([pa.field("x", pa.float64(), nullable=False)])
+    table = pa.table([pa.array([0.5, None])], schema=promised)
+    with pa.ipc.new_file(tmp_path / "t.arrow", promised) as file:
+        file.write_table(table)
+
+    source = open_source(tmp_path / "t.arrow")
+    assert pa.Table.from_batches(source.batches())["x"].to_pylist() == [0.5, None]

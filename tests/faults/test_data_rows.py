@@ -1,4 +1,4 @@
-"""RELIABILITY 2b from end to end: what bad data do, and that every row of the table is tested.
+"""What bad data do, and that every row of the table of them (RELIABILITY 2b) has its test.
 
 A test of one row names it in its docstring as "RELIABILITY 2b, <row>". The rows that are told
 by a file alone are in one table here; the others are beside the code that deals with them.
@@ -28,6 +28,7 @@ from data.part_rows import part_rows
 from data.preprocessing import fit_preprocessor
 from data.snapshot import ingest
 from data.sources import open_source
+from tests.faults.conftest import Cases
 
 ROWS_OF_THE_TABLE = """
 infinite
@@ -65,9 +66,19 @@ schema evolution
 """.strip().splitlines()
 
 
+@pytest.fixture(autouse=True)
+def named_rows(request: pytest.FixtureRequest, cases: Cases) -> None:
+    """Count each test under the rows that its docstring names."""
+    said = " ".join((request.function.__doc__ or "").split())
+    for row in ROWS_OF_THE_TABLE:
+        if said.startswith("RELIABILITY 2b, ") and row in said:
+            cases(f"2b {row}")
+
+
 @pytest.mark.parametrize("row", ROWS_OF_THE_TABLE)
 def test_every_row_of_the_table_has_a_test_that_names_it(row: str) -> None:
-    sources = [path.read_text("utf-8") for path in Path(__file__).parent.glob("test_*.py")]
+    tests = Path(__file__).parents[1].rglob("test_*.py")
+    sources = [path.read_text("utf-8") for path in tests]
 
     said = re.compile(rf"RELIABILITY 2b, [^.]*{re.escape(row)}", re.DOTALL)
     assert any(said.search(source) for source in sources)
