@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data.bucket import S3Path, opened
 from data.cells import matrix
 from data.contract import ROW_ID, Contract, UnknownNameError, near_miss
 from data.publication import (
@@ -33,8 +34,10 @@ from data.publication import (
     locked,
     read_manifest,
     replace_file,
+    safe_name,
     verify_parts,
 )
+from data.working_copy import place_of
 
 FORMAT, VERSION = "latent-features", 1
 LATEST_FORMAT = "latent-features/latest"
@@ -108,7 +111,7 @@ def _laid_out(name: str, values: Floats, layout: str) -> dict[str, pa.Array]:
 class Features:
     """One publication, opened for reading. Every page is checked against its checksum."""
 
-    path: Path
+    path: Path | S3Path
     manifest: Mapping[str, Any] = field(repr=False)
 
     @property
@@ -210,7 +213,10 @@ class Features:
         return self.schema.field(name)
 
     def _open(self, part: Mapping[str, Any]) -> pq.ParquetFile:
-        return pq.ParquetFile(self.path / part["path"], page_checksum_verification=True)
+        path = self.path / part["path"]
+        if isinstance(path, Path):
+            return pq.ParquetFile(path, page_checksum_verification=True)
+        return pq.ParquetFile(path.open(), page_checksum_verification=True, pre_buffer=True)
 
 
 def open_features(
@@ -223,18 +229,22 @@ def open_features(
 ) -> Features:
     """Open the champion's latest publication of a data set, or the one that is pinned.
 
+    `home` is a folder or `s3://bucket/prefix`, of which only what is asked for is read.
     `verify` compares every file with its sha256 first.
 
     Raises:
         NotPublishedError: there is none; says what there is.
         FormatError: it is damaged, or a newer version wrote it.
+        BucketError: the object store cannot be reached.
     """
-    root = Path(home) / "features"
-    latest = latest_of(root, name)
+    root = opened(home) / "features"
+    latest = latest_of(root, _possible(name))
     if publication is None:
         publication = _latest_publication(name, latest, model_version, root)
+    publication = _possible(publication)
     versions = f"model_version=v{model_version}" if model_version else "model_version=*"
-    found = sorted((root / name).glob(f"{versions}/publication={publication}"))
+    pattern = f"{versions}/publication={publication}/manifest.json"
+    found = [manifest.parent for manifest in _sorted(root / name, pattern)]
     if not found:
         known = [found.publication for found in list_publications(home, name)]
         raise NotPublishedError(near_miss(f"publication of {name!r}", publication, known))
@@ -252,20 +262,19 @@ class Publication:
     model_version: int
     publication: str
     rows: int
-    path: Path
+    path: Path | S3Path
     latest: bool  # what `open_features(name)` opens
 
 
 def list_publications(home: str | Path, name: str | None = None) -> list[Publication]:
     """List what is published in a home, by data set, then model version."""
-    root = Path(home) / "features"
+    root = opened(home) / "features"
     found = []
-    for path in sorted(
-        root.glob(f"{name or '*'}/model_version=v*/publication=*/manifest.json")
-    ):
+    pattern = f"{name or '*'}/model_version=v*/publication=*/manifest.json"
+    for path in _sorted(root, pattern):
         folder = path.parent
         manifest = read_manifest(folder, format=FORMAT, version=VERSION)
-        dataset, publication = folder.parents[1].name, folder.name.partition("=")[2]
+        dataset, publication = folder.parent.parent.name, folder.name.partition("=")[2]
         version = int(folder.parent.name.partition("=v")[2])
         champion = latest_of(root, dataset)["champion"]
         is_latest = champion == {"model_version": version, "publication": publication}
@@ -275,39 +284,70 @@ def list_publications(home: str | Path, name: str | None = None) -> list[Publica
     return sorted(found, key=lambda each: (each.name, each.model_version, each.publication))
 
 
-def latest_of(root: Path, name: str) -> dict[str, Any]:
+def latest_of(root: Path | S3Path, name: str) -> dict[str, Any]:
     """Read which publication is current: the champion's, and that of each model version.
 
     Raises:
         FormatError: the pointer file is not ours, or a newer version wrote it.
     """
-    path = root / name / "latest.json"
-    if not path.exists():
-        return {"champion": None, "versions": {}}
-    document = json.loads(path.read_bytes())
-    check_format(document, path, format=LATEST_FORMAT, version=VERSION)
-    return {"champion": document["champion"], "versions": document["versions"]}
+    path = _pointer(root, name)
+    try:
+        return _parsed(path.read_bytes(), path)
+    except FileNotFoundError:
+        return _parsed(None, path)
 
 
 def write_latest(
     root: Path, name: str, *, version: int, publication: str, champion: bool
 ) -> None:
     """Point a model version at a publication; with `champion`, point readers at it too."""
-    path = root / name / "latest.json"
-    with locked(root / name / ".latest.lock"):
-        latest = latest_of(root, name)
+
+    def moved(content: bytes | None) -> bytes:
+        latest = _parsed(content, path)
         latest["versions"] = {**latest["versions"], str(version): publication}
         if champion:
             latest["champion"] = {"model_version": version, "publication": publication}
         document = {"format": LATEST_FORMAT, "format_version": VERSION, **latest}
-        replace_file(path, (json.dumps(document, indent=1, sort_keys=True) + "\n").encode())
+        return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+
+    path = _pointer(root, name)
+    if isinstance(path, S3Path):
+        path.change(moved)
+        return
+    with locked(path.with_name(".latest.lock")):
+        replace_file(path, moved(path.read_bytes() if path.exists() else None))
+
+
+def _possible(name: str) -> str:
+    """Return a name that may be a folder's: no other is published, or leads anywhere."""
+    try:
+        return safe_name(name)
+    except ValueError as error:
+        raise NotPublishedError(f"there are no features of {name!r}: {error}") from None
+
+
+def _sorted(root: Path | S3Path, pattern: str) -> list[Path | S3Path]:
+    return sorted(root.glob(pattern), key=str)
+
+
+def _pointer(root: Path | S3Path, name: str) -> Path | S3Path:
+    """The file that moves: where a folder stands for a bucket, the one in the bucket."""
+    return (place_of(root) if isinstance(root, Path) else root) / name / "latest.json"
+
+
+def _parsed(content: bytes | None, path: Path | S3Path) -> dict[str, Any]:
+    if content is None:
+        return {"champion": None, "versions": {}}
+    document = json.loads(content)
+    check_format(document, path, format=LATEST_FORMAT, version=VERSION)
+    return {"champion": document["champion"], "versions": document["versions"]}
 
 
 def _latest_publication(
-    name: str, latest: Mapping[str, Any], version: int | None, root: Path
+    name: str, latest: Mapping[str, Any], version: int | None, root: Path | S3Path
 ) -> str:
     if not latest["versions"]:
-        known = sorted(path.parent.name for path in root.glob("*/latest.json"))
+        known = [path.parent.name for path in _sorted(root, "*/latest.json")]
         near = near_miss("data set", name, known) if known else "nothing is published there"
         raise NotPublishedError(f"no features of {name!r} in {root}: {near}")
     if version is not None:

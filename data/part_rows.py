@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 
 from data.publication import FormatError
 from data.snapshot import Part, as_it_was
+from data.working_copy import present
 
 BUFFER_BYTES = 1 << 20  # of a column that is read at a time: compressed pages, not all of them
 
@@ -19,7 +20,9 @@ def part_rows(part: Part, rows: int) -> Iterator[pa.RecordBatch]:
     """
     try:
         with pq.ParquetFile(
-            part.path, page_checksum_verification=True, buffer_size=BUFFER_BYTES
+            present(part.path, part.sha256),
+            page_checksum_verification=True,
+            buffer_size=BUFFER_BYTES,
         ) as file:
             schema = file.schema_arrow
             if not part.rows:

@@ -26,10 +26,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.bucket import S3Path
 from data.content import content_digest
 from data.durable import fsync_folder, name_once, temporary_in, write_durably
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+PART = re.compile(r"data/[A-Za-z0-9][A-Za-z0-9._-]*")  # as a manifest lists it
 ROW_GROUP_ROWS = 131_072
 
 
@@ -73,8 +75,13 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
-def file_digest(path: Path) -> str:
+def file_digest(path: Path | S3Path) -> str:
     """Return the sha256 of a file's bytes, in hexadecimal."""
+    if isinstance(path, S3Path):
+        digest = hashlib.sha256()
+        for block in path.blocks():
+            digest.update(block)
+        return digest.hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -132,6 +139,9 @@ class Staging:
     def adopt(self, number: int, footer: Mapping[str, str]) -> PartRecord | None:
         """Return part `number` if it is there, whole, and ours; delete it if it is torn."""
         path = self._part_path(number)
+        if path.is_symlink():  # what it leads to is not ours, and may change
+            path.unlink(missing_ok=True)
+            return None
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 table = file.read()
@@ -191,7 +201,7 @@ class Staging:
             if file_digest(source) != record.sha256:
                 return None
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists() and file_digest(path) != record.sha256:
+            if path.is_symlink() or (path.exists() and file_digest(path) != record.sha256):
                 path.unlink()
             with suppress(FileExistsError):  # by a twin, or by us before a crash
                 os.link(source, path)
@@ -236,7 +246,7 @@ class Staging:
             **header,
             "parts": [asdict(part) for part in parts],
         }
-        content = (json.dumps(manifest, sort_keys=True, indent=1) + "\n").encode()
+        content = manifest_bytes(manifest)
         if not (final / "manifest.json").exists():
             final.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -314,11 +324,17 @@ def write_parquet(file: Any, table: pa.Table, metadata: Mapping[bytes, bytes]) -
     )
 
 
-def read_manifest(folder: Path, *, format: str, version: int) -> dict[str, Any]:  # noqa: A002
+def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
+    """Write a manifest: equal bytes where it says the same."""
+    return (json.dumps(manifest, sort_keys=True, indent=1) + "\n").encode()
+
+
+def read_manifest(folder: Path | S3Path, *, format: str, version: int) -> dict[str, Any]:  # noqa: A002
     """Read the manifest of a published folder.
 
     Raises:
-        FormatError: there is none, it is not of this format, or it is newer than `version`.
+        FormatError: there is none, it is not of this format, it is newer than `version`, or it
+            lists files outside the folder.
     """
     path = folder / "manifest.json"
     try:
@@ -330,12 +346,28 @@ def read_manifest(folder: Path, *, format: str, version: int) -> dict[str, Any]:
     except ValueError as error:
         raise FormatError(f"{path} is not JSON ({error})") from None
     check_format(manifest, path, format=format, version=version)
+    _refuse_strangers(folder, manifest)
     return dict(manifest)
+
+
+def _refuse_strangers(folder: Path | S3Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse a manifest that leads out of its folder, by the names in it or by links."""
+    names = [str(part["path"]) for part in manifest.get("parts", ())]
+    outside = [name for name in names if PART.fullmatch(name) is None]
+    if not outside and isinstance(folder, Path):
+        outside = [
+            name for name in ("manifest.json", "data", *names) if (folder / name).is_symlink()
+        ]
+    if outside:
+        raise FormatError(
+            f"{folder} leads to files outside itself: {', '.join(map(repr, outside[:5]))}; "
+            f"it was tampered with, and nothing of it is read"
+        )
 
 
 def check_format(
     document: Any,
-    where: Path | str,
+    where: Path | S3Path | str,
     *,
     format: str,  # noqa: A002
     version: int,
@@ -354,19 +386,21 @@ def check_format(
         )
 
 
-def verify_parts(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Compare every part with the size and sha256 that the manifest gives.
+def verify_parts(folder: Path | S3Path, manifest: Mapping[str, Any]) -> None:
+    """Compare every part with the sha256 that the manifest gives.
 
     Raises:
         FormatError: lists every part that is missing or changed.
     """
     bad = []
     for part in manifest["parts"]:
-        path = folder / part["path"]
-        if not path.is_file():
+        try:
+            same = file_digest(folder / part["path"]) == part["sha256"]
+        except FileNotFoundError:
             bad.append(f"{part['path']} is missing")
-        elif path.stat().st_size != part["bytes"] or file_digest(path) != part["sha256"]:
-            bad.append(f"{part['path']} is not the file that was published")
+        else:
+            if not same:
+                bad.append(f"{part['path']} is not the file that was published")
     if bad:
         raise FormatError(f"{folder} is damaged: {'; '.join(bad)}; publish it again")
 

@@ -151,22 +151,38 @@ def stale_staging(root: Path, *, hours: float = STALE_HOURS) -> Iterator[Garbage
                     yield Garbage(path, _size(path), "left by a writer that was killed")
 
 
-def superseded(home: str | Path, name: str, *, keep: int = 1) -> Iterator[Garbage]:
+def superseded(
+    home: str | Path, name: str, *, keep: int = 1, hours: float = STALE_HOURS
+) -> Iterator[Garbage]:
     """Find publications that no pointer names, but for the newest `keep` of each model version.
+
+    One that another of its version followed in the last `hours` stays too: who opened it as the
+    latest may be reading it still.
+
+    Those of a home on a disk: what is in a bucket stays there.
 
     A reader may have one of them open, or have pinned it: that is why they go on request.
     """
     root = Path(home) / "features"
     latest = latest_of(root, name)
     named = {*latest["versions"].values(), (latest["champion"] or {}).get("publication")}
+    before = time.time() - 3600 * hours
     of_version: dict[int, list[Path]] = {}
     for found in list_publications(home, name):
-        if found.publication not in named:
+        if isinstance(found.path, Path):
             of_version.setdefault(found.model_version, []).append(found.path)
     for version, paths in sorted(of_version.items()):
-        newest_first = sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        for path in newest_first[keep:]:
-            yield Garbage(path, _size(path), f"superseded, of model version {version}")
+        made = {path: path.stat().st_mtime for path in paths}
+        newest_first = sorted(made, key=made.__getitem__, reverse=True)
+        followers = [newest_first[0], *newest_first]
+        free = [
+            (path, made[follower])
+            for path, follower in zip(newest_first, followers, strict=False)
+            if path.name.partition("=")[2] not in named
+        ]
+        for path, followed in free[keep:]:
+            if followed < before:
+                yield Garbage(path, _size(path), f"superseded, of model version {version}")
 
 
 def _last_touched(path: Path) -> float:

@@ -22,6 +22,7 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 import pyarrow.fs
 
 from data.addresses import connection_to, without_secrets
+from data.bucket import BucketError, S3Path, arrow_store
 from data.durable import folder_of
 from data.formats import SourceError
 from data.publication import digest_of
@@ -157,7 +158,7 @@ def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:
 
 
 def _from_s3(url: str) -> Fetched:
-    store = _store()
+    store = arrow_store()
     key = url.removeprefix("s3://").partition("?")[0].rstrip("/")
     parts = PurePosixPath(key).parts
     is_magic = [any(mark in part for mark in "*[") for part in parts]
@@ -185,23 +186,22 @@ def _from_s3(url: str) -> Fetched:
 
 
 def _object(store: Any, path: str, name: str) -> RemoteFile:
-    with store.open_input_stream(path) as stream:
-        metadata = {key: value.decode() for key, value in sorted(stream.metadata().items())}
-    tag = digest_of({key: metadata.get(key) for key in ("ETag", "Content-Length")})
+    tag = _tag(store, path)
 
     def fetch(target: Path) -> None:
-        with store.open_input_stream(path) as source, target.open("wb") as file:
-            while block := source.read(BLOCK_BYTES):
-                file.write(block)
+        """Read block by block, each asked for again where the connection broke."""
+        try:
+            with target.open("wb") as file:
+                file.writelines(S3Path(*path.split("/", 1)).blocks())
+        except (BucketError, FileNotFoundError) as error:
+            raise SourceError(str(error)) from None
+        if _tag(store, path) != tag:
+            raise SourceError(f"s3://{path} was changed while it was read; run again")
 
     return RemoteFile(name, tag, fetch)
 
 
-def _store() -> Any:
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    settings: dict[str, Any] = {}
-    if endpoint:
-        parts = urlsplit(endpoint)
-        settings = {"endpoint_override": parts.netloc, "scheme": parts.scheme}
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    return pyarrow.fs.S3FileSystem(region=region, **settings)
+def _tag(store: Any, path: str) -> str:
+    with store.open_input_stream(path) as stream:
+        metadata = {key: value.decode() for key, value in stream.metadata().items()}
+    return digest_of({key: metadata.get(key) for key in ("ETag", "Content-Length")})

@@ -21,8 +21,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -30,6 +28,7 @@ import pyarrow.parquet as pq
 from data.checking import Checker, ContractError
 from data.contract import ROW_ID, Contract
 from data.formats import SourceError
+from data.part_writer import PartWriter, RowsOfPart, fixed_lengths
 from data.profile import Profile
 from data.publication import (
     FormatError,
@@ -42,9 +41,11 @@ from data.publication import (
     verify_parts,
 )
 from data.recipe import Recipe
+from data.shards import Mapper
 from data.sources import rebatched
-from data.splits import SPLITS, hash_keys, split_as_said, split_of
+from data.splits import SPLITS
 from data.survey import survey
+from data.working_copy import present
 
 FORMAT, VERSION = "latent-features/snapshot", 1
 
@@ -122,7 +123,8 @@ class Snapshot:
         """
         wanted = None if columns is None else [*columns, *({"split"} - set(columns))]
         try:
-            with pq.ParquetFile(part.path, page_checksum_verification=True) as file:
+            path = present(part.path, part.sha256)
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 table = as_it_was(file.read(columns=wanted))
         except (pa.ArrowException, OSError) as error:
             raise FormatError(f"{part.path} is damaged ({error}); ingest again") from None
@@ -190,13 +192,16 @@ def find_snapshot(
     return _indexed(Recipe(source=source, name=name, root=root, **settings))
 
 
-def ingest(source: str | Path | Any, *, name: str, root: Path, **settings: Any) -> Snapshot:
+def ingest(
+    source: str | Path | Any, *, name: str, root: Path, mapper: Mapper = map, **settings: Any
+) -> Snapshot:
     """Check a source against its contract and keep it as a snapshot, or find it kept.
 
     Args:
         source: what a spec calls a source, or a table (see `data.sources.open_source`).
         name: the data set's name, and its folder under `root`.
         root: where snapshots live.
+        mapper: what looks at the batches and writes the parts; they are read here, in order.
         **settings: `overrides` (column -> settings), `key`, `label`, `split` as (valid, test)
             fractions, `query` (of a database), `csv` (its dialect), `extra` ("refuse" columns
             that the contract does not know, or "ignore" them), `contract_version` (raise it to
@@ -213,7 +218,7 @@ def ingest(source: str | Path | Any, *, name: str, root: Path, **settings: Any) 
     staging = Staging(root, recipe.digest)
     with locked(staging.lock_path()):
         known = _indexed(recipe)  # a twin may have finished while we waited
-        return known if known is not None else _ingest(recipe, staging)
+        return known if known is not None else _ingest(recipe, staging, mapper)
 
 
 def _indexed(recipe: Recipe) -> Snapshot | None:
@@ -224,14 +229,14 @@ def _indexed(recipe: Recipe) -> Snapshot | None:
     return open_snapshot(folder) if (folder / "manifest.json").exists() else None
 
 
-def _ingest(recipe: Recipe, staging: Staging) -> Snapshot:
-    seen = survey(recipe.opened.batches(), recipe.opened.schema)
+def _ingest(recipe: Recipe, staging: Staging, mapper: Mapper) -> Snapshot:
+    seen = survey(recipe.opened.batches(), recipe.opened.schema, mapper)
     if not seen.rows and recipe.contract is None:
         raise SourceError(
             f"{recipe.opened.describe} has no rows; there is nothing to learn from"
         )
     contract = recipe.contract_of(seen)
-    written = _write_parts(recipe, contract, staging)
+    written = _write_parts(recipe, contract, staging, mapper)
     fingerprint = digest_of(
         {
             "content": [part.content for part in written.parts],
@@ -277,23 +282,36 @@ class Written:
     extra: list[str] = field(default_factory=list)
 
 
-def _write_parts(recipe: Recipe, contract: Contract, staging: Staging) -> Written:
+def _write_parts(
+    recipe: Recipe, contract: Contract, staging: Staging, mapper: Mapper
+) -> Written:
     """Check, split and write all rows, part by part.
 
     Raises:
         ContractError: after the last row, so that every breach is in it.
     """
     checker, written = Checker(contract), Written()
-    footer, kept = _footer(recipe, contract), _kept_parts(recipe, contract)
-    for number, batch in enumerate(_batches(recipe, contract)):
-        table = checker.add(batch)
-        if checker.failed:
-            continue
-        table, splits = _with_split(_storable(table, contract), contract, recipe.split)
-        for split in SPLITS:
-            written.split_rows[split] += int((splits == split).sum())
-        written.schema = table.schema
-        written.parts.append(staging.write_part(number, table, footer, kept))
+    write = PartWriter(
+        contract,
+        recipe.split,
+        staging,
+        _footer(recipe, contract),
+        _kept_parts(recipe, contract),
+    )
+
+    def parts() -> Iterator[RowsOfPart]:
+        first_row = 0
+        for number, batch in enumerate(_batches(recipe, contract)):
+            yield RowsOfPart(number, first_row, batch, doomed=checker.failed)
+            first_row += len(batch)
+
+    for part in mapper(write, parts()):
+        checker.merge(part.checker)
+        for split, rows in part.split_rows.items():
+            written.split_rows[split] += rows
+        if part.record is not None:
+            written.schema = part.schema
+            written.parts.append(part.record)
     if breaches := checker.breaches() + checker.all_null():
         staging.discard()
         raise ContractError(recipe.opened.describe, contract, breaches)
@@ -311,37 +329,6 @@ def _batches(recipe: Recipe, contract: Contract) -> Iterator[pa.RecordBatch]:
     names = [] if contract.key is not None else [pa.field(ROW_ID, pa.string())]
     schema = pa.schema([*recipe.opened.schema, *names])
     yield pa.RecordBatch.from_pylist([], schema=schema)
-
-
-def _fixed_lengths(contract: Contract) -> dict[str, int]:
-    """The columns of lists of one length that may have nulls."""
-    return {
-        column.name: column.stored_type.list_size
-        for column in contract.kept
-        if pa.types.is_fixed_size_list(column.stored_type)
-        and (column.nulls == "allow" or not column.is_encoded)
-    }
-
-
-def _storable(table: pa.Table, contract: Contract) -> pa.Table:
-    for name in _fixed_lengths(contract):
-        place, kind = table.schema.get_field_index(name), table.schema.field(name).type
-        table = table.set_column(place, name, table[name].cast(pa.list_(kind.value_type)))
-    return table
-
-
-def _with_split(
-    table: pa.Table, contract: Contract, split: tuple[float, float]
-) -> tuple[pa.Table, npt.NDArray[np.str_]]:
-    valid, test = split
-    hashes = hash_keys(table[contract.key or ROW_ID])
-    if contract.split is None:
-        splits = split_of(hashes, valid=valid, test=test)
-    else:
-        said, categories = table[contract.split], contract[contract.split].categories or ()
-        splits = split_as_said(said, hashes, categories=categories, valid=valid, test=test)
-        table = table.drop_columns([contract.split])
-    return table.append_column("split", pa.array(splits, pa.string())), splits
 
 
 def _kept_parts(recipe: Recipe, contract: Contract) -> dict[str, tuple[Path, PartRecord]]:
@@ -364,7 +351,7 @@ def _footer(recipe: Recipe, contract: Contract) -> dict[str, str]:
         "format_version": str(VERSION),
         "dataset": recipe.name,
         "publication": digest_of([contract.digest, recipe.split])[:16],
-        "fixed_lengths": canonical_json(_fixed_lengths(contract)),
+        "fixed_lengths": canonical_json(fixed_lengths(contract)),
     }
 
 

@@ -151,7 +151,7 @@ def test_features_join_a_frame_by_key(features: Features) -> None:
 
 
 def test_pandas_polars_and_duckdb_read_the_folder(features: Features) -> None:
-    folder = features.path / "data"
+    folder = str(features.path / "data")
     query = (
         f"select id, z_mean_000 as z, model_version as v from '{folder}/*.parquet' order by id"
     )
