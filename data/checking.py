@@ -7,7 +7,7 @@ one), and the way out. It shows no cell: errors travel to logs and trackers wher
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -89,8 +89,9 @@ class Tally:
 class Checker:
     """Holds tables, one after the other, against a contract."""
 
-    def __init__(self, contract: Contract) -> None:
+    def __init__(self, contract: Contract, *, first_row: int = 0) -> None:
         self.contract = contract
+        self.first_row = first_row
         self.rows = 0
         self.extra: list[str] = []
         self._found: dict[tuple[str, str], Tally] = {}
@@ -118,6 +119,19 @@ class Checker:
                 self._check(kept, column, names)
         self.rows += len(table)
         return pa.table(kept)
+
+    def merge(self, other: Self) -> None:
+        """Add the rows that another checker saw just behind this one."""
+        self.extra = sorted({*self.extra, *other.extra})
+        for place, theirs in other._found.items():
+            tally = self._found.setdefault(place, Tally())
+            tally.count += theirs.count
+            tally.rows += theirs.rows[: SHOWN_ROWS - len(tally.rows)]
+        self._nulls.update(other._nulls)
+        self._treated.update(other._treated)
+        self._misfits = {**other._misfits, **self._misfits}
+        self._keys.merge(other._keys)
+        self.rows += other.rows
 
     def breaches(self) -> list[Breach]:
         """List every breach of all rows seen, in the order of the contract's columns."""
@@ -201,7 +215,7 @@ class Checker:
         if column.kind == "key":
             self._note(column.name, "null_key", pc.is_null(cells), names)
             valid = np.flatnonzero(cells.is_valid())
-            self._keys.add(hash_keys(cells.drop_null()), self.rows + valid)
+            self._keys.add(hash_keys(cells.drop_null()), self.first_row + self.rows + valid)
             return
         gaps = null_entries(cells)
         if column.nulls == "allow":
@@ -250,7 +264,8 @@ class Checker:
         for name in (self.contract.key, ROW_ID):
             if name is not None and name in table.schema.names:
                 return _Names(table[name])
-        return range(self.rows, self.rows + len(table))
+        start = self.first_row + self.rows
+        return range(start, start + len(table))
 
     def _duplicates(self) -> list[Breach]:
         if self.contract.key is None:

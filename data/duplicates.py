@@ -33,6 +33,12 @@ class Duplicates:
         if self._waiting_rows > MEMORY_ROWS:
             self._spill()
 
+    def merge(self, other: "Duplicates") -> None:
+        """Add the keys of the rows behind these, few enough to have stayed in memory."""
+        assert other._folder is None, "the keys of one part are not spilled"
+        for pairs in other._waiting:
+            self.add(pairs[:, 0], pairs[:, 1].astype(np.int64))
+
     def rows(self) -> npt.NDArray[np.int64]:
         """Return the numbers of the rows whose key came before, in order."""
         found = [_repeated(pairs) for pairs in self._buckets()]

@@ -7,9 +7,10 @@ each row is as likely as any other, and neither chunks nor threads change which 
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Self
+from functools import partial
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 
 from data.cells import is_bytes, is_list, is_number, list_lengths, matrix, numbers, rows_within
 from data.profile import ColumnProfile, Profile
+from data.shards import Mapper
 
 SAMPLE_ROWS = 8192
 SAMPLE_BYTES = 64 << 20
@@ -56,6 +58,8 @@ class Moments:
         self.infinite += other.infinite
         if not other.count:
             return
+        if not self.count:  # not a digit of theirs is to change
+            self.mean = other.mean
         total = self.count + other.count
         shift = other.mean - self.mean
         self.squares += other.squares + shift * shift * self.count * other.count / total
@@ -236,12 +240,35 @@ class Survey:
         self.sample = pa.concat_tables([self.sample, rows]).take(pa.array(kept))
 
 
-def survey(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Survey:
-    """Look at every row of a stream once."""
+class _Rows(NamedTuple):
+    first_row: int
+    rows: pa.RecordBatch
+
+    def __str__(self) -> str:
+        return f"rows {self.first_row} to {self.first_row + len(self.rows)}"
+
+
+def survey(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, mapper: Mapper = map
+) -> Survey:
+    """Look at every row of a stream once; `mapper` looks at batches, which merge in order."""
     result = Survey(schema)
-    for batch in batches:
-        result.add(batch)
+
+    def pieces() -> Iterator[_Rows]:
+        first_row = 0
+        for batch in batches:
+            yield _Rows(first_row, batch)
+            first_row += len(batch)
+
+    for seen in mapper(partial(_survey_of, schema), pieces()):
+        result.merge(seen)
     return result
+
+
+def _survey_of(schema: pa.Schema, piece: _Rows) -> Survey:
+    seen = Survey(schema, first_row=piece.first_row)
+    seen.add(piece.rows)
+    return seen
 
 
 def _profile(survey: ColumnSurvey, sample: pa.Array) -> ColumnProfile:

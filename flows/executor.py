@@ -9,17 +9,15 @@ Ray is the extra `cluster`, and imported only where `engine = "ray"` asks for it
 
 import logging
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import Any, Protocol, TypeVar
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial
+from itertools import islice
+from typing import Any
 
+from data.shards import Mapper, Result, Shard
 from flows.progress import advance
 from flows.spec import ExecutionSection, SpecError
-
-Shard = TypeVar("Shard")
-Result = TypeVar("Result")
 
 RETRIES = 3  # of a shard whose worker or node died
 TASKS_A_SLOT = 2  # under way: one that runs and one that waits
@@ -30,18 +28,11 @@ class ShardError(RuntimeError):
     """Some shards failed; all others are done, and are not done again."""
 
 
-class Mapper(Protocol):
-    """Yields `work(shard)` of each shard, in order."""
-
-    def __call__(
-        self, work: Callable[[Shard], Result], shards: Iterable[Shard], /
-    ) -> Iterator[Result]:
-        """Map `work` over `shards`."""
-
-
 @contextmanager
 def engine(wanted: ExecutionSection, stage: str) -> Iterator[Mapper]:
-    """Yield what maps a function over shards: the built-in `map`, or Ray for the time of the block.
+    """Yield what maps a function over shards: the built-in `map`, or Ray.
+
+    Ray is started, or joined, when the first shards come, and left at the end of the block.
 
     Raises:
         SpecError: Ray is wanted and not installed.
@@ -50,12 +41,15 @@ def engine(wanted: ExecutionSection, stage: str) -> Iterator[Mapper]:
     if wanted.engine == "local":
         yield map
         return
-    ray = connected(wanted.address)
-    try:
-        slots = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        yield partial(_map_on_ray, ray, stage, slots)
-    finally:
-        ray.shutdown()
+    with ExitStack() as session:
+
+        @cache
+        def ray() -> Any:
+            found = connected(wanted.address)
+            session.callback(found.shutdown)
+            return found
+
+        yield partial(_map_on_ray, ray, stage)
 
 
 def connected(address: str | None) -> Any:
@@ -81,42 +75,45 @@ def connected(address: str | None) -> Any:
 
 
 def _map_on_ray(
-    ray: Any,
+    joined: Callable[[], Any],
     stage: str,
-    slots: int,
     work: Callable[[Shard], Result],
     shards: Iterable[Shard],
     /,
 ) -> Iterator[Result]:
     """Yield `work(shard)` in order; a shard that fails is named at the end, when the rest is done."""
-    task = ray.remote(
-        max_retries=RETRIES, retry_exceptions=[OSError], scheduling_strategy="SPREAD"
-    )(_call)
-    shared, waiting = ray.put(work), deque(enumerate(shards))
-    total, done = len(waiting), 0
+    ray = joined()
+    under_way = TASKS_A_SLOT * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    options = {"max_retries": RETRIES, "retry_exceptions": [OSError]}
+    task = ray.remote(scheduling_strategy="SPREAD", **options)(_call)
+    shared, waiting = ray.put(work), enumerate(shards)
     names: dict[int, str] = {}
     running: dict[Any, int] = {}
     finished: dict[int, Any] = {}
     failed: list[str] = []
-    for number in range(total):
-        while number not in finished:
-            while waiting and len(running) < TASKS_A_SLOT * slots:
-                place, shard = waiting.popleft()
-                names[place] = str(shard)
-                running[task.remote(shared, shard)] = place
+    place = done = 0
+    while True:
+        for number, shard in islice(waiting, under_way - len(running)):
+            names[number] = str(shard)
+            running[task.remote(shared, shard)] = number
+        if place == len(names):
+            break
+        if place not in finished:
             for reference in ray.wait(list(running), num_returns=1)[0]:
                 finished[running.pop(reference)] = reference
                 done += 1
-                advance(stage, done, total, "shards")
+                advance(stage, done, len(names), "shards")
+            continue
         try:
-            result = ray.get(finished.pop(number))
+            result = ray.get(finished.pop(place))
         except ray.exceptions.RayError as error:
-            failed.append(f"{names[number]}: {_reason(error)}")
+            failed.append(f"{names[place]}: {_reason(error)}")
         else:
             yield result
+        place += 1
     if failed:
         raise ShardError(
-            f"{len(failed)} of {total} shards failed, the others are done:\n  "
+            f"{len(failed)} of {place} shards failed, the others are done:\n  "
             + "\n  ".join(failed)
             + "\nRun again when the cause is gone: only what failed is done then."
         )

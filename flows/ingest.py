@@ -4,6 +4,7 @@ from time import perf_counter
 from typing import Any
 
 from data.snapshot import Snapshot, ingest
+from flows.executor import engine
 from flows.runs import Stage
 from flows.settings import Home
 from flows.spec import Spec
@@ -15,9 +16,11 @@ def ingest_dataset(spec: Spec, home: Home) -> Stage:
     Raises:
         data.formats.SourceError: the source is missing, empty or damaged.
         data.checking.ContractError: the table breaks its contract; all breaches are listed.
+        flows.executor.ShardError: some rows could not be looked at on Ray, or not be written.
     """
     started = perf_counter()
-    snapshot = ingest(**source_settings(spec, home))
+    with engine(spec.execution, "ingest") as mapper:
+        snapshot = ingest(**source_settings(spec, home), mapper=mapper)
     return Stage(
         "ingest", describe(snapshot), reused=snapshot.reused, elapsed_s=perf_counter() - started
     )

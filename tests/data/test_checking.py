@@ -20,6 +20,7 @@ LOANS = Contract(
         ColumnContract(name="memo", kind="ignore", dtype="string"),
     ),
 )
+TYPES = {column.name: column.dtype for column in LOANS.columns if column.kind != "ignore"}
 GOOD: dict[str, list[Any]] = {
     "id": [10, 11, 12],
     "age": [1, 50, 130],
@@ -88,6 +89,36 @@ def test_chunks_change_neither_breaches_nor_rows(values: list[int | None], rows:
         checker.add(table.slice(start, rows))
 
     assert checker.breaches() == check(table, contract)
+
+
+ROWS = st.fixed_dictionaries(
+    {
+        "id": st.none() | st.integers(0, 9),
+        "age": st.none() | st.integers(-9, 140),
+        "income": st.none() | st.floats(-1, 9),
+        "job": st.sampled_from(["a", "b", "c"]),
+        "married": st.sampled_from(["no", "yes", "maybe"]),
+    }
+)
+
+
+@given(st.lists(ROWS, min_size=1), st.integers(0, 30))
+def test_checkers_of_two_halves_merge_to_that_of_the_whole(
+    rows: list[dict[str, Any]], cut: int
+) -> None:
+    """Down to the numbers of the rows, on which duplicate keys are reported."""
+    table = pa.Table.from_pylist(rows, schema=pa.schema(TYPES))
+    whole, first, second = (
+        Checker(LOANS, first_row=start) for start in (0, 0, len(table.slice(0, cut)))
+    )
+    whole.add(table)
+    first.add(table.slice(0, cut))
+    second.add(table.slice(cut))
+    first.merge(second)
+
+    assert first.breaches() == whole.breaches()
+    assert (first.tolerated(), first.failed) == (whole.tolerated(), whole.failed)
+    assert (first.rows, first.all_null()) == (whole.rows, whole.all_null())
 
 
 BREACHES = {

@@ -24,3 +24,16 @@ def test_rows_whose_key_came_before_are_found(
         again = found.rows().tolist()
 
     assert again == [k for k, value in enumerate(values) if value in values[:k]]
+
+
+@given(keys, keys)
+def test_duplicates_of_two_halves_merge(first: list[int], second: list[int]) -> None:
+    values = [*first, *second]
+    halves = []
+    for part, start in ((first, 0), (second, len(first))):
+        halves.append(Duplicates())
+        halves[-1].add(np.array(part, np.uint64), np.arange(start, start + len(part)))
+    halves[0].merge(halves[1])
+
+    again = [k for k, value in enumerate(values) if value in values[:k]]
+    assert halves[0].rows().tolist() == again
