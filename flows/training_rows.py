@@ -51,6 +51,15 @@ class TrainingRows:
         runs = np.array([[0, min(self.source.rows, handoff.STATISTICS_ROWS, most)]])
         return torch.from_numpy(self.source.read(runs)[0])
 
+    def resident(self, device: str) -> "TrainingRows":
+        """The rows on a GPU, bytes as bytes, where they take half of its free memory at most."""
+        if isinstance(self.source, Packed) or not device.startswith("cuda"):
+            return self
+        free, _ = torch.cuda.mem_get_info(device)
+        if self.source.x.nbytes > SHARE * free:
+            return self
+        return TrainingRows(Rows(*(field.to(device) for field in self.source)))
+
     def minibatches(self, plan: TrainingPlan, start_step: int) -> Iterator[Batch]:
         """Yield the batches of a whole run, from step `start_step` to its end."""
         if not isinstance(self.source, Packed):

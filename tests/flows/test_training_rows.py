@@ -18,6 +18,7 @@ from flows.spec import Spec, load_spec
 from flows.train import train_model
 from flows.training_rows import TrainingRows, available_bytes, fits, training_rows
 from vae_engine import checkpoint
+from vae_engine.config import TrainingPlan
 
 SETTINGS = ["training.epochs=5", "training.patience=100", "model.hidden=[16]"]
 ON_DISK = "training.memory_bytes=0"
@@ -150,3 +151,23 @@ def test_some_rows_are_those_with_the_lowest_keys_however_they_are_read() -> Non
     assert rows.first(3).row_keys.tolist() == [0, 1, 2]
     assert len(TrainingRows(rows)) == 10
     assert TrainingRows(rows).sample() is x
+
+
+def test_rows_stay_where_they_are_without_a_gpu() -> None:
+    rows = TrainingRows(Rows(torch.zeros(3, 2), torch.arange(3)))
+
+    assert rows.resident("cpu") is rows
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_bytes_are_resident_on_a_gpu_as_bytes_and_come_in_the_same_order() -> None:
+    x = torch.arange(100, dtype=torch.uint8).view(50, 2)
+    rows = TrainingRows(Rows(x, torch.arange(50)))
+    there = rows.resident("cuda")
+    plan = TrainingPlan(seed=1, steps=7, batch_rows=16)
+
+    assert isinstance(there.source, Rows)
+    assert (there.source.x.device.type, there.source.x.dtype) == ("cuda", torch.uint8)
+    for batch, other in zip(rows.minibatches(plan, 0), there.minibatches(plan, 0), strict=True):
+        assert torch.equal(batch.x, other.x.cpu())
