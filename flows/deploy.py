@@ -1,9 +1,11 @@
-"""`latents deploy`: a Prefect deployment of the pipeline for one spec, on a process work pool.
+"""`latents deploy`: a Prefect deployment for one spec, on a process work pool.
 
-The deployment is named after the data set and runs one at a time. Its parameters are the spec,
+Of the whole pipeline, named after the data set; of the pipeline up to a stage; of the monitor or
+a backfill. It runs one at a time. Its parameters are the spec and what else the stage asks for,
 which the server checks against its schema and shows as a form. The home is the worker's.
 """
 
+import difflib
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,10 +22,13 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.schedules import Cron
 
 from flows.events import TRIGGERS, resource_id
+from flows.runs import STAGES
 from flows.settings import LOGGERS, NO_PICKLES, POOL, QUIET
 from flows.spec import Spec, SpecError
 
-ENTRYPOINT = "flows.pipeline.pipeline"
+PIPELINE = "flows.pipeline.pipeline"
+BESIDE = {"monitor": "flows.jobs.monitor_data", "backfill": "flows.jobs.backfill_version"}
+WHOLE = "report"  # the last stage of the pipeline
 GPU_QUEUE = "gpu"  # one run at a time, unless `prefect work-queue` says more
 ARRIVAL_TAG = "latents-on-arrival"  # whose source `latents watch` looks at
 
@@ -35,6 +40,8 @@ class ServerError(RuntimeError):
 def deploy(
     spec: Spec,
     *,
+    stage: str = WHOLE,
+    version: int | None = None,
     secrets: Mapping[str, str] | None = None,
     pool: str = POOL,
 ) -> dict[str, Any]:
@@ -42,24 +49,33 @@ def deploy(
 
     Args:
         spec: what runs; its section `schedule` says when, and on which events.
+        stage: the last stage that runs, or `monitor`, or `backfill`.
+        version: of the model, for a backfill.
         secrets: environment variables of the run, from Prefect's secret blocks: by variable,
             the name of the block. The worker resolves them when the run starts.
         pool: the work pool; made for processes if there is none of that name.
 
     Raises:
         ServerError: there is no server.
-        SpecError: the schedule cannot be understood.
+        SpecError: the schedule or the stage cannot be understood.
     """
     address = server_address()
+    entrypoint, asked = _work(stage, version)
     on = spec.schedule.on
+    if stage == "monitor" and "drift" in on:
+        raise SpecError(
+            "a monitor that starts on drift would start itself; deploy it --on arrival, and the "
+            "pipeline --on drift"
+        )
     gpu = spec.training.device.startswith("cuda")
+    partial = "until" in asked and stage != WHOLE
     deployment = RunnerDeployment.from_entrypoint(
-        ENTRYPOINT,
-        name=spec.dataset.name,
+        entrypoint,
+        name=f"{spec.dataset.name}-{stage}" if partial else spec.dataset.name,
         schedule=_schedule(spec),
         triggers=[_trigger(name, spec.dataset.name) for name in on],
-        parameters={"spec": spec.model_dump(mode="json")},
-        description=f"Latent features of {spec.dataset.name}.",
+        parameters={"spec": spec.model_dump(mode="json"), **asked},
+        description=f"Latent features of {spec.dataset.name}: {stage}.",
         tags=["latents", spec.dataset.name, *([ARRIVAL_TAG] if "arrival" in on else [])],
         concurrency_limit=ConcurrencyLimitConfig(
             limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE
@@ -99,6 +115,23 @@ def server_address() -> str:
             "or name yours: export PREFECT_API_URL=http://HOST:PORT/api"
         )
     return address
+
+
+def _work(stage: str, version: int | None) -> tuple[str, dict[str, Any]]:
+    """The flow that runs a stage, and the parameters that it has beside the spec."""
+    if (version is None) is (stage == "backfill"):
+        raise SpecError(
+            "a backfill needs the version it encodes by, and nothing else does: "
+            "--stage backfill --model-version 1"
+        )
+    if stage in BESIDE:
+        return BESIDE[stage], {} if version is None else {"version": version}
+    if stage in STAGES:
+        return PIPELINE, {"until": stage}
+    known = [*STAGES, *BESIDE]
+    near = difflib.get_close_matches(stage, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
+    raise SpecError(f"there is no stage {stage!r}; {hint}")
 
 
 def _schedule(spec: Spec) -> Any:

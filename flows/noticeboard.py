@@ -103,6 +103,28 @@ def pin_summary(summary: Mapping[str, Any], tracking_uri: str) -> None:
         logger.warning("the summary is not shown in Prefect: %s", error)
 
 
+def pin_drift(found: Mapping[str, Any]) -> None:
+    """Pin up what a monitor saw: its verdict, and each column in a line."""
+    dataset = found["dataset"]
+    champion = found["champion"]
+    text = (
+        f"# {dataset}\n\n**{found['verdict']}**\n\n{found['rows']:,} rows, held against the "
+        f"train rows of {champion['name']} version {champion['version']}\n"
+    )
+    shown = ("name", "verdict", "distance", "ks", "why")
+    rows = [{name: column[name] for name in shown} for column in found["columns"]]
+    try:
+        create_markdown_artifact(
+            markdown=text, key=key_of(dataset, "drift"), description=dataset
+        )
+        if rows:
+            create_table_artifact(
+                table=rows, key=key_of(dataset, "drift", "columns"), description="by column"
+            )
+    except UNREACHABLE as error:
+        logger.warning("the drift is not shown in Prefect: %s", error)
+
+
 def numbers(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The measured numbers, one a row."""
     return [

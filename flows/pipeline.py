@@ -17,6 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
 from flows import noticeboard, summary, tracking
+from flows.deadline import given_up_after
 from flows.encode import encode_dataset
 from flows.evaluate import evaluate_model
 from flows.hooks import tell_cancelled, tell_crashed, tell_failed
@@ -34,7 +35,6 @@ P = ParamSpec("P")
 
 RETRY_AFTER_S = [2, 8]  # of a registry that did not answer; then it is for the next run
 REGISTRY_TIMEOUT_S = 3600  # for two stages whose other work is minutes
-RUN_TIMEOUT_S = 7 * 86_400  # what hangs lets go of its place in the end
 
 
 def _does_not_answer(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
@@ -101,7 +101,6 @@ def stages(spec: Spec, home: Home) -> Iterator[Stage]:
 @flow(
     name="latent-features",
     flow_run_name="{spec.dataset.name}",
-    timeout_seconds=RUN_TIMEOUT_S,
     on_failure=[tell_failed],
     on_crashed=[tell_crashed],
     on_cancellation=[tell_cancelled],
@@ -119,7 +118,7 @@ def pipeline(
     place = resolve_home(home)
     prepare_environment(place)
     done: dict[str, Stage] = {}
-    with noticeboard.progress_board(spec.dataset.name):
+    with noticeboard.progress_board(spec.dataset.name), given_up_after(spec.schedule.timeout_s):
         for stage in stages(spec, place):
             done[stage.name] = stage
             if stage.name == until:

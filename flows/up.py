@@ -31,7 +31,7 @@ START_S = 240.0  # a first start makes two databases; it took 85 s on a busy mac
 STOP_S = 60.0  # a run in training saves a checkpoint first
 LOOK_S = 0.3
 SET_PARENT_DEATH_SIGNAL = 1  # prctl(2)
-WORKER = "worker"
+PREFECT, WORKER = "prefect", "worker"
 
 SETTINGS = {
     **NO_PICKLES,
@@ -89,7 +89,7 @@ def running(
         lock = ending.enter_context(_sole(home))
         children: list[Child] = []
         ending.callback(_stop, children)
-        environment = {**os.environ, **SETTINGS, HOME_VARIABLE: str(home.root)}
+        environment = {**os.environ, **SETTINGS, HOME_VARIABLE: home.address}
         start = _Starter(home, environment, lock, children, ending)
 
         prefect = os.environ.get("PREFECT_API_URL") or start.prefect(prefect_port)
@@ -98,6 +98,10 @@ def running(
         _wait(children, f"{mlflow}/health")
         ours = {"PREFECT_API_URL": prefect, "MLFLOW_TRACKING_URI": mlflow}
         environment |= ours
+        if any(child.name == PREFECT for child in children):
+            from flows.orphans import mark_crashed  # prefect's client: a second to import
+
+            mark_crashed(prefect, POOL)
         start.worker()
         _wait(children, f"{prefect}/work_pools/{POOL}/workers/filter", holds=b'"ONLINE"')
         start.watcher(watch_every_s)
@@ -151,9 +155,7 @@ class _Starter:
 
     def prefect(self, wanted: int | None) -> str:
         port = _port(wanted, PREFECT_PORT, self.claims)
-        self._start(
-            "prefect", ["prefect", "server", "start", "--host", LOOPBACK, "--port", port]
-        )
+        self._start(PREFECT, ["prefect", "server", "start", "--host", LOOPBACK, "--port", port])
         return f"http://{LOOPBACK}:{port}/api"
 
     def mlflow(self, wanted: int | None) -> str:
@@ -161,7 +163,7 @@ class _Starter:
         # By the environment: an address with a password is for no list of processes.
         store = f"sqlite:///{self.home.root / 'mlflow.db'}"
         self.environment.setdefault("MLFLOW_BACKEND_STORE_URI", store)
-        self.environment.setdefault("MLFLOW_DEFAULT_ARTIFACT_ROOT", str(self.home.artifacts))
+        self.environment.setdefault("MLFLOW_DEFAULT_ARTIFACT_ROOT", self.home.artifacts)
         # Artifacts are read and written where they lie, with and without this server.
         command = ["mlflow", "server", "--no-serve-artifacts", "--workers", "1"]
         self._start("mlflow", [*command, "--host", LOOPBACK, "--port", port])
@@ -176,7 +178,7 @@ class _Starter:
 
     def watcher(self, every_s: float) -> None:
         command = ["flows.cli", "watch", "--every", str(every_s)]
-        self._start("watcher", [*command, "--home", str(self.home.root)])
+        self._start("watcher", [*command, "--home", self.home.address])
 
     def _start(self, name: str, module: list[str]) -> None:
         log = self.home.root / "logs" / f"{name}.log"

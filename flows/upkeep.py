@@ -1,11 +1,12 @@
 """Looking after publications: verify one, compare two, clear away what dead writers left."""
 
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 from data.contract import ROW_ID
-from data.features import open_features
-from data.publications import collect, difference, stale_staging
+from data.features import list_publications, open_features
+from data.publications import collect, difference, stale_staging, superseded
 from flows.lookup import publication
 from flows.settings import Home
 
@@ -17,7 +18,7 @@ def verify(home: Home, name: str) -> dict[str, Any]:
         FormatError: a file is missing or was changed.
     """
     shown = publication(home, name)
-    open_features(name, home=home.root, verify=True)
+    open_features(name, home=home.address, verify=True)
     return shown | {"verified": True}
 
 
@@ -28,18 +29,29 @@ def compare(home: Home, name: str, other: str) -> dict[str, Any]:
         NotPublishedError: there is no such publication.
     """
     publication(home, name)  # offers the near miss
-    latest = open_features(name, home=home.root)
-    theirs = open_features(name, home=home.root, publication=other)
+    latest = open_features(name, home=home.address)
+    theirs = open_features(name, home=home.address, publication=other)
     key = latest.schema.names[0] if ROW_ID not in latest.schema.names else ROW_ID
     found = difference(theirs, latest, key=key)
     ids = [features.path.name.partition("=")[2] for features in (theirs, latest)]
     return {"name": name, "publications": ids, "same": found.same, **asdict(found)}
 
 
-def clear(home: Home) -> dict[str, Any]:
-    """Remove what writers that were killed left a day ago or earlier, in every store of the home."""
-    count = size = 0
-    for root in (home.datasets, home.features, home.root / "packed"):
-        removed, freed = collect(stale_staging(root))
-        count, size = count + removed, size + freed
+def clear(home: Home, *, keep: int | None = None) -> dict[str, Any]:
+    """Remove what writers that were killed left a day ago or earlier, in every store of the home.
+
+    With `keep`, also publications that no pointer has named for a day, but for the newest `keep`
+    of each model version.
+    """
+    stale = (
+        stale_staging(root) for root in (home.datasets, home.features, home.root / "packed")
+    )
+    old = (
+        superseded(home.root, name, keep=keep) for name in _published(home) if keep is not None
+    )
+    count, size = collect(chain(*stale, *old))
     return {"removed": count, "bytes": size}
+
+
+def _published(home: Home) -> list[str]:
+    return sorted({found.name for found in list_publications(home.root)})

@@ -193,19 +193,33 @@ def test_publications_that_no_pointer_names_go_on_request(tmp_path: Path) -> Non
         )
         time.sleep(0.01)
 
-    assert [each.path.name for each in superseded(tmp_path, "t")] == ["publication=a"]
-    gone = [each.path.name for each in superseded(tmp_path, "t", keep=0)]
+    found = superseded(tmp_path, "t", hours=0)
+    assert [each.path.name for each in found] == ["publication=a"]
+    gone = [each.path.name for each in superseded(tmp_path, "t", keep=0, hours=0)]
     assert gone == ["publication=c", "publication=a", "publication=d"]
-    collect(superseded(tmp_path, "t", keep=0))
+    collect(superseded(tmp_path, "t", keep=0, hours=0))
     assert [found.publication for found in list_publications(tmp_path, "t")] == ["b", "e"]
     assert open_features("t", home=tmp_path, verify=True).rows == 4
+
+
+def test_what_was_the_latest_until_just_now_stays_for_its_readers(tmp_path: Path) -> None:
+    """Ages count from when the next one came, not from when a publication was made."""
+    hours = {"a": 90, "b": 80, "c": 1}
+    for publication in hours:
+        made = published(tmp_path, SOME, publication=publication, point=publication == "c")
+        then = time.time() - 3600 * hours[publication]
+        os.utime(made.path, (then, then))
+
+    free = [each.path.name for each in superseded(tmp_path, "t", keep=0)]
+
+    assert free == ["publication=a"]  # b is old, but was followed an hour ago
 
 
 def test_a_shared_part_outlives_the_publication_it_came_from(tmp_path: Path) -> None:
     earlier = published(tmp_path, SOME, publication="a")
     grown = tmp_path / "grown.parquet"
     grown.hardlink_to(earlier.path / earlier.manifest["parts"][0]["path"])
-    collect(superseded(tmp_path, "t", keep=0))
+    collect(superseded(tmp_path, "t", keep=0, hours=0))
 
     assert not earlier.path.exists()
     assert grown.stat().st_size > 0

@@ -45,8 +45,8 @@ class Stack:
                 time.sleep(wait_s)
         return json.loads(text) if text else None
 
-    def deployment(self, name: str) -> dict[str, Any]:
-        return dict(self.ask(f"deployments/name/latent-features/{name}"))
+    def deployment(self, name: str, flow: str = "latent-features") -> dict[str, Any]:
+        return dict(self.ask(f"deployments/name/{flow}/{name}"))
 
     def runs(self, deployment: str, state: str | None = None) -> list[dict[str, Any]]:
         """The runs of a deployment, in the order in which they were to start."""

@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +16,23 @@ import yaml
 
 from data.features import open_features
 from flows import tracking
+from flows.deploy import deploy as deploy_spec
+from flows.orphans import mark_crashed
 from flows.settings import Home
+from flows.spec import SpecError, load_spec
 from tests.flows.conftest import digits_table, latents
 from tests.flows.stack import Stack, wait_for
+from tests.flows.test_monitor import other_digits
 
 SMALL = (
     "training.epochs=4",
+    "model.hidden=[64]",
+    "evaluation.estimators=[]",
     "evaluation.importance_samples=20",
     "evaluation.rows=100",
 )
 ROOT = Path(__file__).parents[2]
+FLOWS = {"monitor": "latents-monitor", "backfill": "latents-backfill"}
 
 
 def deploy(stack: Stack, source: Path, name: str, *options: str) -> dict[str, Any]:
@@ -30,8 +40,9 @@ def deploy(stack: Stack, source: Path, name: str, *options: str) -> dict[str, An
     settings = [text for one in (*SMALL, f"dataset.name={name}") for text in ("--set", one)]
     done = latents("deploy", source, *settings, *options, "--json", home=stack.home)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["deployment"] == f"latent-features/{name}"
-    return stack.deployment(name)
+    flow, _, deployed = json.loads(done.stdout)["deployment"].partition("/")
+    assert deployed == name
+    return stack.deployment(name, flow)
 
 
 def prefect(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -148,6 +159,97 @@ def test_new_data_start_a_run(stack: Stack, tmp_path: Path) -> None:
     assert open_features("growing", home=stack.home).rows == 1797
 
 
+def test_drift_starts_a_retraining_and_the_old_version_is_backfilled(
+    stack: Stack, tmp_path: Path
+) -> None:
+    """Three deployments of one data set: the pipeline, its monitor, a backfill."""
+    source = tmp_path / "drifting.parquet"
+    pq.write_table(digits_table().slice(0, 900), source)
+    made = deploy(stack, source, "drifting", "--on", "drift")
+    assert stack.ended(stack.start(made["id"]))["state_type"] == "COMPLETED"
+    watching = deploy(stack, source, "drifting", "--stage", "monitor", "--on", "arrival")
+    old = deploy(stack, source, "drifting", "--stage", "backfill", "--model-version", "1")
+    other_digits(source, darker=True)
+
+    seen = stack.start(watching["id"])
+    assert stack.ended(seen)["state_type"] == "COMPLETED"
+
+    assert "drift: " in stack.artifacts(seen)["drifting-drift"]["data"]
+    again = stack.start(old["id"])  # beside the retraining
+    retraining = wait_for(lambda: stack.runs(made["id"])[1:], "a run on drift")[0]
+    assert stack.ended(retraining["id"])["state_type"] == "COMPLETED"
+    versions = tracking.versions(Home(stack.home), "drifting")
+    assert [version.version for version in versions] == [1, 2]
+    assert stack.ended(again)["state_type"] == "COMPLETED"
+    assert open_features("drifting", home=stack.home, model_version=1).rows == 1797
+
+
+def test_a_killed_run_is_crashed_and_the_next_one_goes_on(stack: Stack, digits: Path) -> None:
+    """The kernel's way: no handler runs, and the worker tells of it."""
+    made = deploy(stack, digits, "killed", "--set", "training.epochs=24")
+    run = stack.start(made["id"])
+    wait_for(lambda: list(stack.home.glob("runs/killed-*/checkpoints/step-*")), "a checkpoint")
+
+    os.kill(process_of(run), signal.SIGKILL)
+
+    assert stack.ended(run)["state_type"] == "CRASHED"
+    assert stack.ended(stack.start(made["id"]))["state_type"] == "COMPLETED"
+    (trained,) = stack.home.glob("runs/killed-*/trained.json")
+    assert json.loads(trained.read_text())["resumed"] == 1
+
+
+def process_of(run: str) -> int:
+    """The process of a flow run: its id is in the environment that the worker gave it."""
+    mark = f"PREFECT__FLOW_RUN_ID={run}".encode()
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if mark in environment.read_bytes().split(b"\0"):
+                return int(environment.parent.name)
+    raise AssertionError(f"no process runs {run}")
+
+
+@pytest.fixture(scope="module")
+def idle(stack: Stack, digits: Path) -> dict[str, Any]:
+    """A deployment for a GPU, in a pool that no worker looks into."""
+    gpu = ("--set", "training.device=cuda")
+    return deploy(stack, digits, "idle", "--pool", "without-worker", *gpu)
+
+
+def test_a_training_on_a_gpu_waits_for_its_turn(stack: Stack, idle: dict[str, Any]) -> None:
+    queue = stack.ask(f"work_queues/{idle['work_queue_id']}")
+
+    assert (queue["name"], queue["concurrency_limit"]) == ("gpu", 1)
+
+
+def test_runs_whose_worker_is_gone_are_marked_and_others_are_left(
+    stack: Stack, idle: dict[str, Any]
+) -> None:
+    under_way = {"state": {"type": "RUNNING"}, "force": True}
+    left = stack.start(idle["id"])
+    in_a_terminal = str(stack.ask("flow_runs/", {"flow_id": idle["flow_id"]})["id"])
+    for run in (left, in_a_terminal):
+        stack.ask(f"flow_runs/{run}/set_state", under_way)
+
+    assert mark_crashed(stack.prefect, "without-worker") == 1
+
+    states = [stack.ask(f"flow_runs/{run}")["state_type"] for run in (left, in_a_terminal)]
+    assert states == ["CRASHED", "RUNNING"]
+    assert mark_crashed(stack.prefect, "without-worker") == 0
+    stack.ask(
+        f"flow_runs/{in_a_terminal}/set_state", {"state": {"type": "CANCELLED"}, "force": True}
+    )
+
+
+def test_a_run_that_takes_too_long_is_stopped_and_says_so(stack: Stack, digits: Path) -> None:
+    long = ("--set", "training.epochs=3000", "--set", "training.patience=1000")
+    made = deploy(stack, digits, "slow", *long, "--set", "schedule.timeout_s=6")
+
+    ended = stack.ended(stack.start(made["id"]))
+
+    assert (ended["state_type"], ended["state_name"]) == ("FAILED", "TimedOut")
+    assert "what it made is kept" in ended["state"]["message"]
+
+
 def test_a_cancelled_training_is_saved_and_goes_on(stack: Stack, digits: Path) -> None:
     long = ("--set", "training.epochs=3000", "--set", "training.patience=1000")
     made = deploy(stack, digits, "cancelled", *long)
@@ -173,11 +275,12 @@ def test_the_projects_own_file_deploys_the_pipeline_and_each_stage(stack: Stack)
 
     assert done.returncode == 0, done.stdout + done.stderr
     for wanted in listed:
-        made = stack.deployment(wanted["name"])
-        assert made["parameters"]["until"] == wanted["parameters"]["until"]
+        made = stack.deployment(wanted["name"], FLOWS.get(wanted["name"], "latent-features"))
+        expected = {k: v for k, v in wanted["parameters"].items() if k != "spec"}
+        assert {k: v for k, v in made["parameters"].items() if k != "spec"} == expected
         assert made["work_pool_name"] == "latents"
     assert {one["name"] for one in listed} >= {
-        "pipeline", "ingest", "train", "evaluate", "register", "encode",
+        "pipeline", "ingest", "train", "evaluate", "register", "encode", "monitor", "backfill",
     }  # fmt: skip
 
 
@@ -203,3 +306,23 @@ def test_a_wrong_schedule_is_explained(
 
     assert done.returncode == 2
     assert says in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("stage", "version", "on", "says"),
+    [
+        ("evalute", None, [], "did you mean 'evaluate'"),
+        ("backfill", None, [], "--model-version"),
+        ("train", 1, [], "--model-version"),
+        ("monitor", None, ["drift"], "would start itself"),
+    ],
+)
+def test_a_stage_that_cannot_be_deployed_is_explained(
+    monkeypatch: pytest.MonkeyPatch, digits: Path, stage: str, version: int | None,
+    on: list[str], says: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")  # it is never asked
+    spec = load_spec(str(digits), [f"schedule.on={json.dumps(on)}"])
+
+    with pytest.raises(SpecError, match=re.escape(says)):
+        deploy_spec(spec, stage=stage, version=version)

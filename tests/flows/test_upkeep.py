@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -56,6 +57,28 @@ def test_what_a_dead_writer_left_is_removed(finished: Finished) -> None:
 
     assert json.loads(done.stdout) == {"removed": 1, "bytes": 1000}
     assert not left.exists()
+
+
+def test_superseded_publications_go_on_request_once_their_readers_had_a_day(
+    finished: Finished, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(finished.home / "features", home / "features")
+    latest = open_features("digits", home=home).path
+    old = [latest.with_name(f"publication={name * 16}") for name in "abc"]
+    for age, path in enumerate(old, 2):
+        shutil.copytree(latest, path)
+        then = time.time() - age * 86_400
+        os.utime(path, (then, then))
+
+    def cleared(*options: str) -> int:
+        done = latents("features", "--gc", *options, "--json", home=home)
+        return int(json.loads(done.stdout)["removed"])
+
+    assert cleared() == 0
+    assert cleared("--keep", "1") == 2
+    assert [path.exists() for path in old] == [True, False, False]
+    assert open_features("digits", home=home, verify=True).rows == 1797
 
 
 def test_what_needs_a_name_says_so(tmp_path: Path) -> None:
