@@ -102,14 +102,19 @@ def new_state(
 
 
 def batch_indices(
-    rows: int, batch_rows: int, seed: int, epoch: int, start_step: int = 0
+    rows: int,
+    batch_rows: int,
+    seed: int,
+    epoch: int,
+    start_step: int = 0,
+    device: torch.device | str = "cpu",
 ) -> Iterator[Int64[Tensor, " _"]]:
     """Yield the row numbers of each minibatch of one epoch, from batch `start_step` on.
 
-    A permutation that depends on (seed, epoch) alone; every row occurs once, and the last batch
-    is short where `batch_rows` does not divide `rows`.
+    A permutation that depends on (seed, epoch) alone, moved to `device` once; every row occurs
+    once, and the last batch is short where `batch_rows` does not divide `rows`.
     """
-    order = torch.randperm(rows, generator=epoch_generator(seed, epoch))
+    order = torch.randperm(rows, generator=epoch_generator(seed, epoch)).to(device)
     yield from order.split(batch_rows)[start_step:]
 
 
@@ -124,10 +129,10 @@ def minibatches(
     step, end = start_step, plan.total_steps(len(x))
     while step < end:
         epoch, first = divmod(step, steps_an_epoch)
-        for index in batch_indices(len(x), plan.batch_rows, plan.seed, epoch, first):
+        order = batch_indices(len(x), plan.batch_rows, plan.seed, epoch, first, x.device)
+        for index in order:
             if step == end:
                 return
-            index = index.to(x.device)
             keys = None if row_keys is None else row_keys.index_select(0, index)
             yield Batch(x.index_select(0, index), keys)
             step += 1
