@@ -149,9 +149,8 @@ def slope(sizes: list[float], seconds: list[float]) -> float:
 
 def draw(points: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(11, 7), layout="constrained")
-    for axes, line in zip(
-        figure.subplots(2, 2).flat, ("rows", "columns", "latents", "samples")
-    ):
+    panels = zip(figure.subplots(2, 2).flat, lines(ROWS), strict=True)
+    for axes, line in panels:
         along = [point for point in points if point["line"] == line]
         sizes = [point[line] for point in along]
         for what in along[0]["seconds"]:

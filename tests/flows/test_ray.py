@@ -16,9 +16,10 @@ from data.features import open_features
 from data.snapshot import Snapshot
 from flows.encode import publish
 from flows.executor import ShardError, engine
+from flows.ingest import ingest_dataset
 from flows.settings import Home
 from flows.spec import ExecutionSection, load_spec
-from tests.flows.test_encode import PART_ROWS, encoder_of, snapshot_of
+from tests.flows.test_encode import PART_ROWS, encoder_of, snapshot_of, table
 
 PARTS = 12
 WIDE = 3000  # a hidden layer that makes a part take long enough to be caught at it
@@ -59,7 +60,7 @@ def snapshot(home: Home, monkeypatch: pytest.MonkeyPatch) -> Snapshot:
 
 def encoded(home: Home, snapshot: Snapshot, encoder: Mapping[str, Any], on: str) -> Path:
     wanted = load_spec("mnist").encoding
-    value = publish(wanted, home, snapshot, encoder, ExecutionSection(engine=on)).value  # type: ignore[arg-type]
+    value = publish(wanted, home, snapshot, encoder, ExecutionSection(engine=on)).value
     return Path(value["path"])
 
 
@@ -69,7 +70,7 @@ def written(home: Home) -> dict[str, int]:
     return {path.name: path.stat().st_ino for path in staged}
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+def wait_for(condition: Callable[[], bool], timeout_s: float = 200.0) -> None:
     end = monotonic() + timeout_s
     while not condition():
         assert monotonic() < end, "waited too long"
@@ -124,13 +125,30 @@ def test_a_damaged_part_fails_alone_and_a_rerun_does_only_it(
     assert open_features("t", home=home.root, verify=True).path == path
 
 
+def test_a_snapshot_made_on_ray_is_that_made_here_byte_for_byte(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data.snapshot.PART_ROWS", PART_ROWS)
+    source = tmp_path / "t.csv"
+    table(3 * PART_ROWS + 5).to_pandas().to_csv(source, index=False)
+    files = []
+    for on in ("local", "ray"):
+        spec = load_spec(str(source), ["dataset.key=id", f"execution.engine={on}"])
+        snapshot = Path(ingest_dataset(spec, Home(tmp_path / on)).value["path"])
+        paths = [path for path in snapshot.rglob("*") if path.is_file()]
+        files.append({path.relative_to(snapshot): path.read_bytes() for path in paths})
+
+    assert len(files[0]) == 4 + 3
+    assert files[0] == files[1]
+
+
 def test_a_shard_that_kills_its_process_fails_alone(cluster: Any) -> None:
     def work(shard: int) -> int:
         if shard == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         return -shard
 
-    results = []
+    results: list[int] = []
     with (
         pytest.raises(ShardError, match=r"1 of 4 shards failed(.|\n)*\n  1: WorkerCrashed"),
         engine(ExecutionSection(engine="ray"), "test") as mapped,
