@@ -220,7 +220,7 @@ def _fixed_part(where: str) -> Path:
 def _is_wanted(path: Path, root: Path) -> bool:
     if any(part.startswith((".", "_")) for part in path.relative_to(root).parts):
         return False
-    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+    if not path.resolve().is_relative_to(root.resolve()):
         raise SourceError(
             f"{path} is a link that leaves {root}; copy the file, or name it as the source"
         )

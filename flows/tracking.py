@@ -28,6 +28,7 @@ from mlflow.types.schema import Array, DataType
 from pandas import DataFrame
 from sqlalchemy.exc import SQLAlchemyError
 
+from data.publication import safe_name
 from flows.redaction import redacted, scrubbed
 from flows.settings import Home
 
@@ -283,6 +284,10 @@ def _log_model(mlflow_run: str, model: Servable) -> ModelInfo:
 
 def versions(home: Home, name: str) -> list[Registered]:
     """Every version of the model `name`, oldest first; empty when there is no such model."""
+    try:
+        safe_name(name)
+    except ValueError:  # none of ours, and no part of a question to a database
+        return []
     with reaching(home) as connection:
         found = connection.search_model_versions(f"name = '{name}'")
         if not found:
