@@ -29,25 +29,49 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def durable_folder(folder: Path) -> None:
+    """Make a folder with its parents; the names of those that were missing survive, too."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        fsync_folder(path.parent)
+
+
+class DiskFullError(OSError):
+    """There is no room for a file; says where, and that what is finished is kept."""
+
+
+@contextmanager
+def room_in(folder: Path) -> Iterator[None]:
+    """Say of a full disk what to do.
+
+    Raises:
+        DiskFullError: instead of the system's bare number.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL or isinstance(error, DiskFullError):
+            raise
+        way_out = "free some space and run again: what is finished is kept"
+        raise DiskFullError(error.errno, f"{error.strerror}; {way_out}", str(folder)) from None
+
+
 @contextmanager
 def temporary_in(folder: Path) -> Iterator[Path]:
     """Yield an empty file in `folder` that is gone afterwards, whatever happens.
 
     Raises:
-        OSError: of a full disk, with what to do.
+        DiskFullError: there is no room in it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=folder, prefix=".tmp-")
-    os.close(handle)
-    try:
-        yield Path(name)
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        way_out = "free some space and run again: what is finished is kept"
-        raise OSError(error.errno, f"{error.strerror}; {way_out}", str(folder)) from None
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with room_in(folder):
+        durable_folder(folder)
+        handle, name = tempfile.mkstemp(dir=folder, prefix=".tmp-")
+        os.close(handle)
+        try:
+            yield Path(name)
+        finally:
+            Path(name).unlink(missing_ok=True)
 
 
 def folder_of(owner: object) -> Path:

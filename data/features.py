@@ -13,6 +13,7 @@ data set has a time. Two model versions never share a publication: their spaces 
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -126,7 +127,11 @@ class Features:
 
     @cached_property
     def schema(self) -> pa.Schema:
-        """The columns and their types."""
+        """The columns and their types.
+
+        Raises:
+            FormatError: the first file is damaged.
+        """
         with self._open(self.manifest["parts"][0]) as file:
             return file.schema_arrow.remove_metadata()
 
@@ -147,12 +152,9 @@ class Features:
             self._field(name)
         read = None if columns is None else [*columns, *({"split"} - set(columns))]
         for part in self.manifest["parts"]:
-            try:
-                with self._open(part) as file:
-                    for batch in file.iter_batches(batch_size=rows, columns=read):
-                        yield _chosen(batch, columns, split)
-            except (pa.ArrowException, OSError) as error:
-                raise FormatError(f"{self.path / part['path']} is damaged: {error}") from None
+            with self._open(part) as file:
+                for batch in file.iter_batches(batch_size=rows, columns=read):
+                    yield _chosen(batch, columns, split)
 
     def to_arrow(
         self, columns: Sequence[str] | None = None, *, split: str | None = None
@@ -212,11 +214,19 @@ class Features:
             raise UnknownNameError(near_miss("column", name, self.schema.names))
         return self.schema.field(name)
 
-    def _open(self, part: Mapping[str, Any]) -> pq.ParquetFile:
+    @contextmanager
+    def _open(self, part: Mapping[str, Any]) -> Iterator[pq.ParquetFile]:
         path = self.path / part["path"]
-        if isinstance(path, Path):
-            return pq.ParquetFile(path, page_checksum_verification=True)
-        return pq.ParquetFile(path.open(), page_checksum_verification=True, pre_buffer=True)
+        local = isinstance(path, Path)
+        try:
+            with pq.ParquetFile(
+                path if local else path.open(),
+                page_checksum_verification=True,
+                pre_buffer=not local,
+            ) as file:
+                yield file
+        except (pa.ArrowException, OSError) as error:
+            raise FormatError(f"{path} is damaged: {error}") from None
 
 
 def open_features(

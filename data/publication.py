@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from data.bucket import S3Path
 from data.content import content_digest
-from data.durable import fsync_folder, name_once, temporary_in, write_durably
+from data.durable import durable_folder, fsync_folder, name_once, temporary_in, write_durably
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 PART = re.compile(r"data/[A-Za-z0-9][A-Za-z0-9._-]*")  # as a manifest lists it
@@ -248,7 +248,7 @@ class Staging:
         }
         content = manifest_bytes(manifest)
         if not (final / "manifest.json").exists():
-            final.parent.mkdir(parents=True, exist_ok=True)
+            durable_folder(final.parent)
             try:
                 self._seal(parts, content)
                 self.path.rename(final)

@@ -16,6 +16,7 @@ EXIT_CODES = {
     "flows.up.StartError": 1,
     "flows.deadline.RunTimeoutError": 1,
     "flows.postgres.DatabaseError": 1,
+    "data.durable.DiskFullError": 1,
     "flows.executor.ShardError": 1,
     "flows.ranks.RankError": 1,
     "vae_engine.config.ConfigError": 2,

@@ -19,6 +19,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from data.durable import fsync_folder, room_in, write_durably
 from data.preprocessing import Preprocessor, fit_preprocessor
 from data.publication import canonical_json, locked, replace_file
 from data.snapshot import Snapshot, open_snapshot
@@ -168,7 +169,7 @@ def _train(
         with threads(plan, state.model):
             _fit(state, train, valid, folder, progress, stop)
 
-    with turn_on(plan.device, home):
+    with turn_on(plan.device, home), room_in(folder.path):
         if stop is None:
             to_a_boundary(work)
         else:
@@ -340,7 +341,8 @@ def _save_artifact(
         "MODEL_CARD.md": model_card(state.model.config, state.plan, snapshot, folder.run_id),
     }
     for name, text in documents.items():
-        (staging / name).write_text(text, encoding="utf-8")
+        write_durably(staging / name, text.encode())
     digest = artifact.save_model(staging, state.averaged_model(), golden)
     staging.rename(folder.model)
+    fsync_folder(folder.path)
     return digest

@@ -21,7 +21,7 @@ from typing import Any
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from vae_engine.files import sha256_of, sync_folder, write_durably
+from vae_engine.files import make_folder, sha256_of, sync_folder, write_durably
 from vae_engine.training import TrainState
 
 FORMAT = "latent-features/checkpoint"
@@ -43,11 +43,26 @@ def save(folder: Path, state: TrainState, extra: Mapping[str, Any]) -> Path:
 
     One process at a time may write to `folder`: what another left half done goes.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for stale in folder.glob(".step-*"):
         shutil.rmtree(stale)
     final = folder / f"step-{state.step:09d}"
     staging = folder / f".{final.name}"
+    try:
+        _write(staging, state, extra)
+    except OSError:  # a full disk is not made fuller
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    if final.exists():  # the same step again, after a resume from an earlier one
+        shutil.rmtree(final)
+    staging.rename(final)
+    sync_folder(folder)
+    for old in _checkpoints(folder)[KEPT:]:
+        shutil.rmtree(old)
+    return final
+
+
+def _write(staging: Path, state: TrainState, extra: Mapping[str, Any]) -> None:
     staging.mkdir()
     write_durably(staging / "tensors.safetensors", safetensors.save(_tensors(state)))
     description = {
@@ -61,13 +76,6 @@ def save(folder: Path, state: TrainState, extra: Mapping[str, Any]) -> Path:
     }
     write_durably(staging / "state.json", json.dumps(description).encode())
     sync_folder(staging)
-    if final.exists():  # the same step again, after a resume from an earlier one
-        shutil.rmtree(final)
-    staging.rename(final)
-    sync_folder(folder)
-    for old in _checkpoints(folder)[KEPT:]:
-        shutil.rmtree(old)
-    return final
 
 
 def load_latest(folder: Path, state: TrainState) -> dict[str, Any] | None:

@@ -1,8 +1,5 @@
 import errno
 import os
-import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,91 +72,6 @@ def test_nothing_is_left_in_staging(tmp_path: Path) -> None:
     assert [path for path in (tmp_path / ".staging").rglob("*") if path.is_file()] == []
 
 
-OPERATIONS = ("fsync", "link", "unlink", "rename", "replace", "open", "close", "mkdir")
-
-
-def die_before(call: int) -> None:
-    """SIGKILL this process just before its `call`-th persistence operation."""
-    calls = 0
-
-    def counted(operation: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == call:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return operation(*args, **kwargs)
-
-        return wrapper
-
-    for name in OPERATIONS:
-        setattr(os, name, counted(getattr(os, name)))
-
-
-def in_child(act: Callable[[], object]) -> int:
-    """Run `act` in a fork; return its wait status."""
-    child = os.fork()
-    if child == 0:
-        try:
-            act()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return os.waitpid(child, 0)[1]
-
-
-def test_kill_9_before_any_operation_then_again_gives_the_same_bytes(tmp_path: Path) -> None:
-    """RELIABILITY I1, I2: a reader sees all or nothing, and a rerun ends as if never killed."""
-    expected = published(publish(tmp_path / "whole"))
-    for call in range(1, 500):
-        root = tmp_path / str(call)
-
-        def crash(root: Path = root, call: int = call) -> None:
-            die_before(call)
-            publish(root)
-
-        status = in_child(crash)
-        final = root / "name" / "abc"
-        assert not final.exists() or published(final) == expected
-        assert published(publish(root)) == expected
-        if status == 0:
-            break
-        assert os.WTERMSIG(status) == signal.SIGKILL
-    else:
-        pytest.fail("no run came to its end")
-    assert call > 30  # the crash points were really met
-
-
-def test_twins_publish_once(tmp_path: Path) -> None:
-    """RELIABILITY I4, without the lock: correctness does not need it."""
-
-    def twin() -> None:
-        staging = Staging(tmp_path, "abc")
-        parts = []
-        for number, table in enumerate(TABLES):
-            parts.append(staging.write_part(number, table, {}))
-            time.sleep(int.from_bytes(os.urandom(1)) / 20_000)
-        staging.commit(tmp_path / "name" / "abc", parts, HEADER)
-
-    for _ in range(8):
-        children = []
-        for _ in range(4):
-            child = os.fork()
-            if child == 0:
-                try:
-                    twin()
-                    os._exit(0)
-                finally:
-                    os._exit(1)
-            children.append(child)
-        assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
-
-    verify_parts(
-        tmp_path / "name" / "abc",
-        read_manifest(tmp_path / "name" / "abc", format=FORMAT, version=1),
-    )
-
-
 def test_another_content_under_the_same_name_is_refused(tmp_path: Path) -> None:
     publish(tmp_path)
 
@@ -168,34 +80,8 @@ def test_another_content_under_the_same_name_is_refused(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "name" / "abc", format=FORMAT, version=1)["rows"] == 12
 
 
-@given(st.data())
-def test_a_torn_part_is_written_anew(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    """RELIABILITY 2a, torn part: a flipped byte or a cut never survives into a publication."""
-    root = tmp_path_factory.mktemp("root")
-    staging = Staging(root, "abc")
-    record = staging.write_part(0, TABLES[0], {})
-    part = staging.path / record.path
-    whole = part.read_bytes()
-    place = data.draw(st.integers(0, len(whole) - 1))
-    torn = data.draw(st.sampled_from([whole[:place], flipped(whole, place)]))
-    part.write_bytes(torn)
-
-    assert staging.write_part(0, TABLES[0], {}) in (record, adopted(part, torn))
-    assert pq.read_table(part).column("key").equals(TABLES[0].column("key"))
-
-
 def flipped(whole: bytes, place: int) -> bytes:
     return whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
-
-
-def adopted(part: Path, content: bytes) -> PartRecord | None:
-    """A flip in bytes that carry no meaning may be kept: the cells are what they were."""
-    if part.read_bytes() != content:
-        return None
-    staging = Staging(part.parents[3], "abc")
-    return staging.adopt(0, {})
 
 
 def test_a_part_of_another_publication_is_not_adopted(tmp_path: Path) -> None:

@@ -5,15 +5,13 @@ says nothing is a case of its own, under its name. The table comes with `make fa
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import pytest
 
 from tests.faults.effort import WHOLE
-
-REPORT = pytest.StashKey[pytest.TestReport]()
 
 
 class Cases(Protocol):
@@ -34,34 +32,35 @@ TABLE: dict[str, Tried] = defaultdict(Tried)
 SKIPPED: dict[str, str] = {}
 
 
-@pytest.fixture(autouse=True)
-def cases(request: pytest.FixtureRequest) -> Iterator[Cases]:
+@pytest.fixture
+def cases(request: pytest.FixtureRequest) -> Cases:
     """Count cases by promise or row; a test that fails counts against each row it named."""
-    tried: dict[str, int] = defaultdict(int)
 
     def count(row: str, number: int = 1) -> None:
-        tried[row] += number
+        request.node.user_properties.append(("tried", (row, number)))
 
-    yield count
-    report = request.node.stash.get(REPORT, None)
-    if report is None or report.skipped:
+    return count
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Enter a test into the table; a worker of xdist sends its reports to the one who prints."""
+    if not report.nodeid.startswith("tests/faults/"):
         return
-    named = tried or {_words(request.node.name): 1}
-    for row, number in named.items():
+    name = report.nodeid.rpartition("::")[2].partition("[")[0]
+    words = name.removeprefix("test_").replace("_", " ")
+    if report.skipped and isinstance(report.longrepr, tuple):
+        SKIPPED[words] = report.longrepr[2].removeprefix("Skipped: ")
+    if (report.when != "call" and not report.failed) or report.skipped:
+        return
+    tried: list[tuple[str, int]] = [
+        (str(value[0]), int(value[1]))
+        for key, value in report.user_properties
+        if key == "tried" and isinstance(value, tuple | list)
+    ]
+    for row, number in tried or [(words, 1)]:
         TABLE[row].cases += number
+    for row in {row for row, _ in tried} or {words}:
         TABLE[row].failures += report.failed
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    if report.when == "call" or (report.when == "setup" and not report.passed):
-        item.stash[REPORT] = report
-        if report.skipped and isinstance(report.longrepr, tuple):
-            SKIPPED[_words(item.name)] = report.longrepr[2].removeprefix("Skipped: ")
-    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -78,7 +77,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     total = sum(tried.cases for tried in TABLE.values())
     failures = sum(tried.failures for tried in TABLE.values())
     line(f"{'together':{wide}}  {total:>7}  {failures:>8}")
-
-
-def _words(name: str) -> str:
-    return name.partition("[")[0].removeprefix("test_").replace("_", " ")
