@@ -67,12 +67,13 @@ class Axis:
     def ticks(self, wanted: int = 5) -> list[Tick]:
         """Round values inside the range, about as many as wanted."""
         if self.scale == "linear":
-            values = _round_values(self.low, self.high, wanted)
-        else:
-            values = _powers(
-                max(self.low, 1.0 if self.scale == "log1p" else 0.0), self.high, wanted
-            )
-            values = [0.0, *values] if self.scale == "log1p" else values
+            step = _round_step(self.low, self.high, wanted)
+            values = _multiples(step, self.low, self.high)
+            return [Tick(self.percent(value), _at_step(value, step)) for value in values]
+        values = _powers(
+            max(self.low, 1.0 if self.scale == "log1p" else 0.0), self.high, wanted
+        )
+        values = [0.0, *values] if self.scale == "log1p" else values
         return [Tick(self.percent(value), number(value)) for value in values]
 
 
@@ -255,13 +256,28 @@ def _finite(values: Sequence[float] | Values) -> Values:
     return found[np.isfinite(found)]
 
 
-def _round_values(low: float, high: float, wanted: int) -> list[float]:
+def _round_step(low: float, high: float, wanted: int) -> float:
+    """1, 2, 2.5 or 5 times a power of ten, so that about as many fit as wanted."""
     rough = (high - low) / max(wanted, 1)
     magnitude = 10.0 ** math.floor(math.log10(rough))
-    step = next(s * magnitude for s in (1, 2, 2.5, 5, 10) if s * magnitude >= rough * 0.999)
+    return next(s * magnitude for s in (1, 2, 2.5, 5, 10) if s * magnitude >= rough * 0.999)
+
+
+def _multiples(step: float, low: float, high: float) -> list[float]:
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [round(k * step, 12) for k in range(first, last + 1)]
+
+
+def _at_step(value: float, step: float) -> str:
+    """A multiple of a step with all the decimals that it needs: -19.75, where −19.8 is none."""
+    size = abs(value)
+    if size == 0 or size >= 1e7 or step < 1e-4:
+        return number(value)
+    decimals = max(0, 1 - math.floor(math.log10(step)))  # one more than the step's first
+    text = f"{value:,.{decimals}f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return text.replace("-", "−")
 
 
 def _powers(low: float, high: float, wanted: int) -> list[float]:

@@ -50,6 +50,19 @@ def test_ticks_lie_on_the_axis_in_order_and_are_about_as_many_as_wanted(
     assert len(places) <= 2 * wanted + 1
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "texts"),
+    [
+        (-20.3, -19.4, ["−20.25", "−20", "−19.75", "−19.5"]),
+        (0, 1, ["0", "0.25", "0.5", "0.75", "1"]),
+        (12_000, 12_400, ["12,000", "12,100", "12,200", "12,300", "12,400"]),
+        (-0.0004, 0.0004, ["−0.0004", "−0.0002", "0", "0.0002", "0.0004"]),
+    ],
+)
+def test_a_tick_says_where_it_lies(low: float, high: float, texts: list[str]) -> None:
+    assert [tick.text for tick in Axis(low, high).ticks(4)] == texts
+
+
 @given(st.floats(1e-6, 1e6), st.floats(1.5, 1e9), st.sampled_from(["log", "log1p"]))
 def test_ticks_of_a_logarithmic_axis_lie_on_it(low: float, factor: float, scale: Any) -> None:
     axis = Axis(0.0 if scale == "log1p" else low, low * factor + 1, scale)
