@@ -7,8 +7,11 @@ same dataclasses go to JSON and back (`to_mapping`, `from_mapping`) in artifacts
 import dataclasses
 import math
 import typing
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 from vae_engine.checks import at_least, between, keys, one_of, positive
@@ -156,8 +159,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         faults = [] if self.columns else ["columns is empty; a model needs at least one"]
-        names = [column.name for column in self.columns]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        names = Counter(column.name for column in self.columns)
+        twice = sorted(name for name, count in names.items() if count > 1)
         faults += [f"column {name!r} occurs twice" for name in twice]
         for name in ("latents", "components", "transforms", "one_hot_up_to", "embedding_width"):
             faults += at_least(name, getattr(self, name), 1)
@@ -201,11 +204,11 @@ class ModelConfig:
         """Entries of one row of `x`."""
         return sum(column.width for column in self.columns)
 
-    @property
+    @cached_property
     def starts(self) -> tuple[int, ...]:
         """The first entry of `x` that each column owns."""
-        widths = [column.width for column in self.columns]
-        return tuple(sum(widths[:k]) for k in range(len(widths)))
+        ends = accumulate((column.width for column in self.columns), initial=0)
+        return tuple(ends)[:-1]
 
     @property
     def total_latents(self) -> int:

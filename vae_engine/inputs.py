@@ -66,7 +66,8 @@ class InputLayer(nn.Module):
             shape = (int(tables.sum()), config.embedding_width)
             self.vectors = nn.Parameter(torch.randn(shape, generator=initial.generator))
 
-        self.place_of = {k: entries.index(config.starts[k]) for k in numbers}
+        places = {entry: place for place, entry in enumerate(entries)}
+        self.place_of = {k: places[config.starts[k]] for k in numbers}
         self.width = len(entries) + len(entries_of(config, marked)) + self.indicators
         self.width += len(many) * config.embedding_width
 

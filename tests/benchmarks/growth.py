@@ -38,7 +38,7 @@ from vae_engine.training import StepReport, fit, minibatches, new_state
 ROWS, COLUMNS, LATENTS, SAMPLES = 100_000, 10, 8, 100
 CELLS = 2_000_000  # rows × columns along the axis of columns: each point takes seconds
 Result = TypeVar("Result")
-STEPS, WARM = 30, 5
+STEPS, WARM = 10, 3
 MARGINAL_ROWS = 32
 OUT = Path("build/bench")
 
@@ -57,7 +57,7 @@ def lines(most_rows: int) -> dict[str, list[Size]]:
     return {
         "rows": [Size(rows=rows) for rows in decades],
         "columns": [
-            Size(rows=max(2000, min(ROWS, CELLS // columns)), columns=columns)
+            Size(rows=max(500, min(ROWS, CELLS // columns)), columns=columns)
             for columns in (10, 100, 1000, 10_000)
         ],
         "latents": [Size(latents=latents) for latents in (2, 8, 32, 128, 512)],
