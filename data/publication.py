@@ -107,7 +107,7 @@ def replace_file(path: Path, content: bytes) -> None:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on `path`; the kernel drops it when the process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    durable_folder(path.parent)
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
