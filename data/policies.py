@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.cells import column_of, holds_floats, is_fixed, is_number, matrix, numbers
+from data.cells import column_of, holds_floats, is_bytes, is_fixed, is_number, matrix, numbers
 from data.contract import ColumnContract
 
 Treated = tuple[pa.Array, Counter[str]]
@@ -47,7 +47,7 @@ def _without_infinite(cells: pa.Array) -> tuple[pa.Array, int]:
     infinite = np.isinf(values)
     if not infinite.any():
         return cells, 0
-    return column_of(np.where(infinite, np.nan, values), cells.type), int(infinite.sum())
+    return _with_entries(cells, np.where(infinite, np.nan, values)), int(infinite.sum())
 
 
 def _clipped(cells: pa.Array, column: ColumnContract) -> tuple[pa.Array, int]:
@@ -61,7 +61,16 @@ def _clipped(cells: pa.Array, column: ColumnContract) -> tuple[pa.Array, int]:
     if is_number(cells.type):
         clipped = pa.array(values[:, 0], from_pandas=True).cast(cells.type)
         return pc.if_else(pa.array(beyond[:, 0]), clipped, cells), int(beyond.sum())
-    return column_of(values, cells.type), int(beyond.sum())
+    return _with_entries(cells, values), int(beyond.sum())
+
+
+def _with_entries(cells: pa.Array, values: np.ndarray) -> pa.Array:
+    """The cells with other entries, NaN for null; a cell that is null stays so, no other is."""
+    if is_bytes(cells.type):
+        return column_of(values, cells.type)
+    flat = pa.array(values.ravel(), from_pandas=True).cast(cells.type.value_type)
+    mask = cells.is_null() if cells.null_count else None
+    return pa.FixedSizeListArray.from_arrays(flat, cells.type.list_size, mask=mask)
 
 
 def _entries(cells: pa.Array) -> np.ndarray:

@@ -31,8 +31,22 @@ K_EDGES = tuple(round(0.1 * k, 1) for k in range(11))  # of the histogram of k-h
 
 
 def as_mapping(total: Total) -> dict[str, Any]:
-    """A mean over test rows with its standard error, as records and summaries hold it."""
-    return {"nats": total.mean, "stderr": total.stderr, "rows": total.rows, "split": "test"}
+    """A mean over test rows with its standard error, as records and summaries hold it.
+
+    `impossible_rows`, of the `rows`, are too improbable for a number, and not in the mean.
+    """
+    return {
+        "nats": total.mean,
+        "stderr": total.stderr,
+        "rows": total.rows,
+        "impossible_rows": total.impossible,
+        "split": "test",
+    }
+
+
+def per_row(nats: Tensor) -> list[float | None]:
+    """The value of each row, None where it is infinite, as a record can hold them."""
+    return [value if math.isfinite(value) else None for value in nats.tolist()]
 
 
 def log_marginal(
@@ -63,12 +77,11 @@ def log_marginal(
     value = as_mapping(Total.of(found.log_marginal_nats)) | {
         "importance_samples": settings.importance_samples,
         "mean_samples": spent.mean().item(),
-        "row_stderr_nats": found.stderr.median().item(),
+        "row_stderr_nats": found.stderr[found.log_marginal_nats.isfinite()].median().item(),
         "ess": found.ess.median().item(),
         "untrusted_fraction": doubted,
         "tolerance_met_fraction": met,
         "pareto_k": _spread_of_k(found.pareto_k),
-        "impossible_rows": int((found.log_marginal_nats == -math.inf).sum()),
     }
     if adaptive:
         value["effort"] = _effort(settings, spent)

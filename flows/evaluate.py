@@ -13,7 +13,7 @@ from data.preprocessing import Preprocessor
 from data.publication import locked
 from data.snapshot import Snapshot, open_snapshot
 from flows import handoff, measurements
-from flows.estimates import as_mapping, log_marginal, other_estimates
+from flows.estimates import as_mapping, log_marginal, other_estimates, per_row
 from flows.handoff import Rows
 from flows.probes import probe_features
 from flows.progress import advance
@@ -27,6 +27,7 @@ from vae_engine.baselines import factor_analysis, independent_columns
 from vae_engine.encoding import encode
 from vae_engine.evaluation import Total, evaluate
 from vae_engine.model import VAE
+from vae_engine.training import DivergedError
 
 ELBO_SAMPLES = 8  # draws of z per test row; their noise is below that between rows
 FITTED_ROWS = 20_000  # of the train split: probes and baselines are fitted to them
@@ -52,6 +53,12 @@ def _evaluate(spec: Spec, folder: RunFolder) -> dict[str, Any]:
     sample = test.first(settings.rows)
 
     report = evaluate(model, test.batches(), samples=ELBO_SAMPLES, seed=settings.seed)
+    if not math.isfinite(report.elbo.mean):
+        raise DivergedError(
+            f"the ELBO of the {report.elbo.rows:,} test rows is {report.elbo.mean}, "
+            f"{report.elbo.impossible:,} of them impossible: such a model is not registered. "
+            f"Train it again with a lower learning rate, or look for cells far from all others"
+        )
     marginal_per_row, marginal = log_marginal(settings, model, sample)
     independent = independent_columns(
         model.config, train.batch, sample.batch, seed=settings.seed
@@ -94,8 +101,8 @@ def _evaluate(spec: Spec, folder: RunFolder) -> dict[str, Any]:
         **other_estimates(settings, model, sample),
         "independent": as_mapping(Total.of(independent)),
         "factor_analysis": None if factors is None else as_mapping(Total.of(factors)),
-        "log_marginal_per_row": marginal_per_row.tolist(),
-        "independent_per_row": independent.tolist(),
+        "log_marginal_per_row": per_row(marginal_per_row),
+        "independent_per_row": per_row(independent),
         "probe": _probe(snapshot, model, train, test),
     }
     if settings.stability:

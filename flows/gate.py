@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vae_engine.comparison import paired_difference
 
@@ -76,7 +77,8 @@ def judge(
     """Judge a challenger by its evaluation record.
 
     `champion_nats` holds the champion's log p(x) of the same rows, in the same order as
-    `evaluation["log_marginal_per_row"]`; None when there is no champion.
+    `evaluation["log_marginal_per_row"]` (where a row that is impossible is None); None when
+    there is no champion.
     """
     active = int(evaluation["active_units"])
     checks = [
@@ -105,7 +107,10 @@ def judge(
 
 
 def _paired(
-    name: str, ours: Sequence[float], theirs: Sequence[float], confidence: float
+    name: str,
+    ours: Sequence[float | None],
+    theirs: Sequence[float | None],
+    confidence: float,
 ) -> Check:
     """One-sided paired test of log p(x): the lower end of the mean difference is above zero.
 
@@ -113,8 +118,8 @@ def _paired(
     under both is a tie. No row is dropped.
     """
     found = paired_difference(
-        torch.tensor(ours, dtype=torch.float64),
-        torch.tensor(theirs, dtype=torch.float64),
+        _nats(ours),
+        _nats(theirs),
         confidence=2 * confidence - 1,  # of the two-sided interval with this lower end
     )
     passed, word = found.first_is_better, "" if found.first_is_better else "not "
@@ -133,3 +138,8 @@ def _paired(
         stderr=found.stderr if math.isfinite(found.stderr) else None,
         rows=found.rows,
     )
+
+
+def _nats(values: Sequence[float | None]) -> Tensor:
+    known = [-math.inf if value is None else value for value in values]
+    return torch.tensor(known, dtype=torch.float64)

@@ -21,33 +21,48 @@ ACTIVE_VARIANCE = 0.01  # Burda et al. (2016), section 5: Var_x(E_q[z]) of a uni
 
 @dataclass(frozen=True)
 class Total:
-    """A sum over rows, with its squares and its rows. Totals add; means do not."""
+    """A sum over rows, with its squares and its rows. Totals add; means do not.
+
+    Rows whose value is infinite are counted apart: a model gives them no probability that
+    float32 can hold. Their number belongs beside any mean.
+    """
 
     sum: float = 0.0
     squares: float = 0.0
     rows: int = 0
+    impossible: int = 0  # of the rows
 
     @classmethod
     def of(cls, values: Float[Tensor, " rows"]) -> "Total":
         """Sum one batch, in float64: a float32 sum drifts after a million rows."""
-        values = values.double()
-        return cls(values.sum().item(), values.square().sum().item(), len(values))
+        infinite = values.isinf()
+        finite = values[~infinite].double()
+        return cls(
+            finite.sum().item(), finite.square().sum().item(), len(values), int(infinite.sum())
+        )
 
     def __add__(self, other: "Total") -> "Total":
-        return Total(self.sum + other.sum, self.squares + other.squares, self.rows + other.rows)
+        return Total(
+            self.sum + other.sum,
+            self.squares + other.squares,
+            self.rows + other.rows,
+            self.impossible + other.impossible,
+        )
 
     @property
     def mean(self) -> float:
-        """The mean over all rows seen; nan when there were none."""
-        return self.sum / self.rows if self.rows else math.nan
+        """The mean over all rows but the impossible; nan when there were none."""
+        finite = self.rows - self.impossible
+        return self.sum / finite if finite else math.nan
 
     @property
     def stderr(self) -> float:
         """Standard error of the mean over rows; nan below two rows."""
-        if self.rows < 2:
+        finite = self.rows - self.impossible
+        if finite < 2:
             return math.nan
-        spread = max(self.squares - self.rows * self.mean**2, 0.0)
-        return math.sqrt(spread / (self.rows - 1) / self.rows)
+        spread = max(self.squares - finite * self.mean**2, 0.0)
+        return math.sqrt(spread / (finite - 1) / finite)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What the report says of log p(x) beside its value: how far to trust it, and what it took."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,10 +39,15 @@ def row_histogram(records: Records) -> Chart:
         "log p(x) of single rows",
         "nats",
         {
-            "independent columns": seen["independent_per_row"],
-            "this model": seen["log_marginal_per_row"],
+            "independent columns": _known(seen["independent_per_row"]),
+            "this model": _known(seen["log_marginal_per_row"]),
         },
     )
+
+
+def _known(nats: Sequence[float | None]) -> list[float]:
+    """The values of the rows that are not impossible."""
+    return [value for value in nats if value is not None]
 
 
 def k_histogram(records: Records) -> Chart:

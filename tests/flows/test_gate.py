@@ -52,6 +52,8 @@ def test_a_row_that_one_model_rules_out_decides() -> None:
 
     assert passed(record, champion=impossible)
     assert not passed(record | {"log_marginal_per_row": impossible}, champion=impossible)
+    recorded = [None, *record["log_marginal_per_row"][1:]]
+    assert not passed(record | {"log_marginal_per_row": recorded})
 
 
 def test_the_reason_gives_the_numbers() -> None:

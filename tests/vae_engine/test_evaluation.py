@@ -56,14 +56,14 @@ LAWS = [totals_add_and_means_do_not, a_report_is_that_of_its_terms_by_hand]
 MUTANTS = {
     "total: mean of means (B6)": ("self.rows + other.rows", "self.rows + 1"),
     "total: last batch only (B7)": (
-        "return Total(self.sum + other.sum",
-        "return Total(other.sum",
+        "self.sum + other.sum,",
+        "other.sum,",
     ),
     "total: squares of the sum": (
-        "values.square().sum().item()",
-        "values.sum().square().item()",
+        "finite.square().sum().item()",
+        "finite.sum().square().item()",
     ),
-    "total: error of one row": ("(self.rows - 1) / self.rows)", "(self.rows - 1))"),
+    "total: error of one row": ("(finite - 1) / finite)", "(finite - 1))"),
     "elbo: rate added": (
         "Total.of(log_likelihood - divergence)",
         "Total.of(log_likelihood + divergence)",
