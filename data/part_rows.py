@@ -1,6 +1,7 @@
 """The rows of one part of a snapshot, some at a time: decoded as they are asked for."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,3 +33,20 @@ def part_rows(part: Part, rows: int) -> Iterator[pa.RecordBatch]:
                 yield from as_it_was(pa.Table.from_batches([batch], schema)).to_batches()
     except (pa.ArrowException, OSError) as error:
         raise FormatError(f"{part.path} is damaged ({error}); ingest again") from None
+
+
+def check_keys(part: Part, features: Path, key: str) -> None:
+    """Hold a file of features against the part that it was made of: a row each, in its order.
+
+    Raises:
+        FormatError: rows are missing, added or in another order.
+    """
+    with pq.ParquetFile(part.path, page_checksum_verification=True) as file:
+        asked = file.read(columns=[key])[key]
+    with pq.ParquetFile(features, page_checksum_verification=True) as file:
+        found = file.read(columns=[key])[key]
+    if not found.equals(asked):
+        raise FormatError(
+            f"{features} has {len(found)} rows whose {key!r} are not those of the {len(asked)} "
+            f"rows of {part.path}, in their order; nothing is published: encode again"
+        )

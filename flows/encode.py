@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from data.features import FORMAT, VERSION, latest_of, write_latest
+from data.part_rows import check_keys
 from data.publication import PartRecord, locked, read_manifest
 from data.snapshot import Snapshot, open_snapshot
 from flows import tracking
@@ -70,6 +71,7 @@ def publish(
     """Publish a snapshot under one model version, and tell nobody but the readers.
 
     Raises:
+        FormatError: a part's keys are not those of the snapshot's, row for row.
         flows.executor.ShardError: some parts failed on Ray; the others are written, and a
             second call encodes what failed.
     """
@@ -124,6 +126,8 @@ def _publish(work: Work, execution: ExecutionSection) -> None:
             for written in mapped(partial(encode_parts, work, footer, workers), shards):
                 parts |= written
     records = [parts[number] for number in sorted(parts)]
+    for part, record in zip(work.snapshot.parts, records, strict=True):
+        check_keys(part, work.staging.path / record.path, work.snapshot.key)
     metadata = [pq.read_schema(work.staging.path / record.path) for record in records]
     counts: Counter[str] = Counter()
     for schema in metadata:

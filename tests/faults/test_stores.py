@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 
 import pytest
 
-import data.durable
 from data.features import open_features
 from data.publication import FormatError, put_once, read_manifest
 from data.publications import collect, superseded
@@ -60,7 +59,7 @@ def test_neither_hard_links_nor_exclusive_rename(
             ctypes.set_errno(errno.EINVAL)
             return -1
 
-    monkeypatch.setattr(data.durable.ctypes, "CDLL", lambda *_, **__: Without())
+    monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: Without())
 
     with pytest.raises(OSError, match="neither hard links nor exclusive rename"):
         put_once(tmp_path / "a", b"first")
