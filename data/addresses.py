@@ -20,6 +20,8 @@ from data.formats import SourceError
 
 VARIABLE = "LATENTS_ALLOW_HOSTS"
 TIMEOUT_S = 30.0
+UNICAST = ipaddress.IPv6Network("2000::/3")  # all that is public today
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 def connection_to(url: str) -> tuple[http.client.HTTPConnection, SplitResult]:
@@ -91,5 +93,16 @@ def _resolved(host: str, port: int, *, allowed: bool) -> str:
 
 def _is_public(address: str) -> bool:
     parsed = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(parsed, "ipv4_mapped", None) or getattr(parsed, "sixtofour", None)
-    return (mapped or parsed).is_global and not parsed.is_multicast
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if inside := _carried(parsed):
+            parsed = inside
+        elif parsed not in UNICAST:
+            return False
+    return parsed.is_global and not parsed.is_multicast
+
+
+def _carried(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that a gateway makes of it, if it is such a one."""
+    if address in NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address.ipv4_mapped or address.sixtofour

@@ -28,6 +28,7 @@ EXIT_CODES = {
     "data.publication.FormatError": 3,
     "vae_engine.artifact.ArtifactError": 3,
     "vae_engine.training.DivergedError": 4,
+    "builtins.FloatingPointError": 4,
     "flows.gate.GateError": 5,
     "flows.tracking.TrackingError": 6,
 }

@@ -5,17 +5,27 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 # Names of query parameters whose values open doors: presigned links, tokens, passwords.
 SECRET_NAMES = re.compile(
-    r"sig|token|secret|passw|credential|(^|[^a-z])key|auth", re.IGNORECASE
+    r"sig|token|secret|passw|pwd|credential|jwt|((^|[^a-z])|api|access|account)key|auth",
+    re.IGNORECASE,
 )
 
 
 def holds_secret(address: str) -> bool:
-    """Whether an address carries a password, or a query parameter that is one."""
+    """Whether an address carries a password, or a query parameter that is one.
+
+    On the web, a user without a password is a token.
+    """
     parts = urlsplit(address)
     if "://" not in address:
         return False
-    return parts.password is not None or any(
-        SECRET_NAMES.search(name) for name, _ in parse_qsl(parts.query, keep_blank_values=True)
+    is_web = parts.scheme in ("http", "https")
+    return (
+        parts.password is not None
+        or (is_web and bool(parts.username))
+        or any(
+            SECRET_NAMES.search(name)
+            for name, _ in parse_qsl(parts.query, keep_blank_values=True)
+        )
     )
 
 
@@ -25,7 +35,8 @@ def redacted(address: str) -> str:
         return address
     parts = urlsplit(address)
     place = parts.netloc.rpartition("@")
-    user = f"{parts.username}@" if parts.username else ""
+    is_web = parts.scheme in ("http", "https")
+    user = f"{parts.username}@" if parts.username and not is_web else ""
     query = "&".join(f"{name}=…" for name, _ in parse_qsl(parts.query, keep_blank_values=True))
     return urlunsplit((parts.scheme, user + place[2], parts.path, query, ""))
 

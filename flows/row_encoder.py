@@ -120,7 +120,8 @@ class RowEncoder:
         mean, stddev = encode(self.model, x, batch_rows=self.wanted.batch_rows)
         if not (mean.isfinite().all() and stddev.isfinite().all()):
             raise FloatingPointError(
-                f"part {number} of the snapshot: the encoder gave values that are not finite"
+                f"part {number} of the snapshot: the encoder gave values that are not finite; "
+                f"nothing is published. Look for cells far from those it was trained on"
             )
         extra = {"samples", "elbo"} & set(self.wanted.columns)
         keys = handoff.row_keys(rows[self.contract.key or ROW_ID]) if extra else None

@@ -18,6 +18,9 @@ from data import catalog
 from data.publication import safe_name
 from flows.redaction import holds_secret, redacted
 
+MOST_BYTES = 1 << 20  # of a spec: they are written by hand
+NO_TOML = (ValueError, RecursionError)  # malformed, no text, or digits or brackets without end
+
 
 class SpecError(ValueError):
     """The spec, or a `--set` on the command line, cannot be understood."""
@@ -161,6 +164,8 @@ class RegistrySection(Section):
     model: str | None = None
     min_active_units: int = Field(1, ge=1)
     confidence: float = Field(0.95, gt=0.5, lt=1)
+    # What a version shows as its input: made-up rows, or real ones that readers then see.
+    input_example: Literal["synthetic", "rows", "none"] = "synthetic"
 
 
 class ScheduleSection(Section):
@@ -257,12 +262,18 @@ def _neighbours(path: Path) -> list[str]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        mapping = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
+        mapping = tomllib.loads(content.decode())
     except FileNotFoundError:
         near = difflib.get_close_matches(str(path), _neighbours(path), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise SpecError(f"spec {path} does not exist{hint}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise SpecError(f"spec {path} cannot be read: {error.strerror}") from None
+    except NO_TOML as error:
         raise SpecError(f"spec {path} is not valid TOML: {error}") from None
     dataset = mapping.get("dataset")
     if isinstance(dataset, dict) and isinstance(dataset.get("source"), str):
@@ -291,7 +302,7 @@ def _apply(mapping: dict[str, Any], assignment: str) -> None:
     for value in (raw, json.dumps(raw.strip())):
         try:
             said = tomllib.loads(f"{path} = {value}")
-        except tomllib.TOMLDecodeError:
+        except NO_TOML:
             continue
         _merge(mapping, said, assignment)
         return
