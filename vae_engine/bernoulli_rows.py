@@ -26,7 +26,7 @@ def log_likelihood_of(
     That is for a VAE all of whose columns are Bernoulli and rows with no missing cell, outside
     of autograd. The two ways round differently, by a few units in the last place of the sum.
     """
-    block = None if torch.is_grad_enabled() else _bernoulli_block(model)
+    block = None if torch.is_grad_enabled() else bernoulli_block(model)
     if block is None:
         return lambda z: model.log_likelihood(x, z)
     assert isinstance(model, VAE)
@@ -68,7 +68,7 @@ def log_sigmoid_of_rows(
     return factors.log().sum(-1).add_(wrong)
 
 
-def _bernoulli_block(model: LatentModel) -> Block | None:
+def bernoulli_block(model: LatentModel) -> Block | None:
     """The only block of the likelihood, if it is of Bernoulli columns."""
     if not isinstance(model, VAE) or len(model.likelihood.blocks) != 1:
         return None

@@ -4,8 +4,9 @@ A checkpoint is a folder `step-<number>`:
 
     tensors.safetensors   weights `model.*`, optimizer moments `optimizer.<parameter>.*` and,
                           where the plan keeps it, the weights' moving average `average.*`
-    state.json            format, step, sha256 of the tensors, model configuration, plan, and
-                          `extra`: whatever the caller needs to go on (JSON)
+    state.json            format, step, sha256 of the tensors, model configuration, plan, `course`
+                          (what befell the run: parts of a batch, factor of the rate, the watch
+                          over the objective), and `extra`: whatever the caller needs to go on
 
 It is written beside its place, flushed to disk, and renamed. Since noise and batch order are
 functions of the step, nothing else is needed to go on bit for bit.
@@ -21,6 +22,7 @@ from typing import Any
 from safetensors import torch as safetensors
 from torch import Tensor
 
+from vae_engine.explosion import Watch
 from vae_engine.files import make_folder, sha256_of, sync_folder, write_durably
 from vae_engine.training import TrainState
 
@@ -72,6 +74,11 @@ def _write(staging: Path, state: TrainState, extra: Mapping[str, Any]) -> None:
         "tensors_sha256": sha256_of(staging / "tensors.safetensors"),
         "config": state.model.config.to_mapping(),
         "plan": state.plan.to_mapping(),
+        "course": {
+            "parts": state.parts.count,
+            "rate_factor": state.rate_factor,
+            "watch": dataclasses.asdict(state.watch),
+        },
         "extra": dict(extra),
     }
     write_durably(staging / "state.json", json.dumps(description).encode())
@@ -93,6 +100,7 @@ def load_latest(folder: Path, state: TrainState) -> dict[str, Any] | None:
         _refuse_another(candidate, description, state)
         _restore(state, safetensors.load_file(candidate / "tensors.safetensors"))
         state.step = description["step"]
+        _set_course(state, description.get("course"))  # older checkpoints have none
         extra: dict[str, Any] = description["extra"]
         return extra
     return None
@@ -130,6 +138,13 @@ def _refuse_another(checkpoint: Path, description: dict[str, Any], state: TrainS
             f"{checkpoint} was written by another run: {', '.join(differing)} differ. Train in "
             f"another folder, or restore the settings of that run."
         )
+
+
+def _set_course(state: TrainState, course: Mapping[str, Any] | None) -> None:
+    if course is not None:
+        state.parts.count = course["parts"]
+        state.rate_factor = course["rate_factor"]
+        state.watch = Watch(**course["watch"])
 
 
 def _tensors(state: TrainState) -> dict[str, Tensor]:

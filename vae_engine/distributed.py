@@ -75,6 +75,11 @@ class Ranks:
 ALONE = Ranks()
 
 
+def divisible(plan: TrainingPlan) -> bool:
+    """Whether the objective is a mean over rows, so that a batch may be taken apart."""
+    return plan.objective not in WHOLE_BATCH and not plan.free_nats
+
+
 def check_divisible(plan: TrainingPlan, ranks: Ranks) -> None:
     """Check that a batch may be divided.
 
@@ -83,6 +88,6 @@ def check_divisible(plan: TrainingPlan, ranks: Ranks) -> None:
     """
     if ranks.world == 1:
         return
-    if plan.objective in WHOLE_BATCH or plan.free_nats:
+    if not divisible(plan):
         what = "free_nats" if plan.free_nats else f"objective {plan.objective!r}"
         raise ConfigError(f"{what} needs the whole batch in one process; set processes = 1")

@@ -7,21 +7,25 @@ bit for bit.
 """
 
 import copy
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Int64, Shaped
-from torch import Tensor, nn
+from torch import Tensor
 
 from vae_engine.ascent import Ascent, build_ascent
 from vae_engine.binarization import binarized_for_training
 from vae_engine.config import ModelConfig, TrainingPlan
-from vae_engine.distributed import ALONE, Ranks, check_divisible
+from vae_engine.distributed import ALONE, Ranks, check_divisible, divisible
 from vae_engine.divergence import diagnosis
+from vae_engine.explicit import ExplicitGradient, applies
+from vae_engine.explosion import TIMES_WORSE, Watch
+from vae_engine.gradients import AutogradGradient, precision
 from vae_engine.mcem import UPDATES, posterior_draws
+from vae_engine.memory import Parts
 from vae_engine.model import VAE, build_model
 from vae_engine.noise import epoch_generator, step_generator
 from vae_engine.objectives import draws_and_kl
@@ -32,6 +36,10 @@ from vae_engine.statistics import Statistics
 
 class DivergedError(RuntimeError):
     """A bound or a gradient is not finite; the weights are still those before the step."""
+
+
+class ExplodedError(DivergedError):
+    """The objective is finite, and has for many steps been far worse than it was before."""
 
 
 class Batch(NamedTuple):
@@ -51,6 +59,7 @@ class StepReport(NamedTuple):
     kl_nats: float
     grad_norm: float
     learning_rate: float
+    parts: int = 1  # in which the batch was taken, for want of memory
 
 
 @dataclass
@@ -61,9 +70,32 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     plan: TrainingPlan
     ascent: Ascent
+    autograd: AutogradGradient
+    explicit: ExplicitGradient | None  # where it does for this model and plan
     step: int = 0
     average: dict[str, Tensor] | None = None  # moving average of the weights, by name
     ranks: Ranks = ALONE
+    rate_factor: float = 1.0  # of the plan's learning rate: less once it was too high
+    watch: Watch = field(default_factory=Watch)
+
+    @property
+    def parts(self) -> Parts:
+        """In how many parts a batch is taken."""
+        return self.autograd.parts
+
+    @property
+    def gradient(self) -> AutogradGradient | ExplicitGradient:
+        """The way the next step finds its gradient."""
+        if self.explicit is not None and self.parts.count == 1:
+            return self.explicit
+        return self.autograd
+
+    def take(self, other: "TrainState") -> None:
+        """Go on from the weights, moments and step of a state of the same model and plan."""
+        self.model.load_state_dict(other.model.state_dict())
+        self.optimizer.load_state_dict(copy.deepcopy(other.optimizer.state_dict()))
+        self.average = copy.deepcopy(other.average)
+        self.step, self.watch = other.step, copy.deepcopy(other.watch)
 
     def averaged_model(self) -> VAE:
         """Return the model to evaluate and to keep: a copy with the average, if there is one."""
@@ -95,7 +127,11 @@ def new_state(
     ascent = build_ascent(config, plan, rows)
     model = build_model(config, seed=plan.seed, statistics=statistics).to(plan.device)
     optimizer = build_optimizer(model.parameters(), plan)
-    state = TrainState(model, optimizer, plan, ascent, ranks=ranks)
+    autograd = AutogradGradient(model, ascent, optimizer, ranks, Parts())
+    explicit = None
+    if ranks.world == 1 and applies(model, plan):
+        explicit = ExplicitGradient(model, plan, optimizer, torch.get_num_threads())
+    state = TrainState(model, optimizer, plan, ascent, autograd, explicit, ranks=ranks)
     if plan.average_decay is not None:
         state.average = {n: p.detach().clone() for n, p in model.named_parameters()}
     return state
@@ -145,7 +181,8 @@ def train_step(state: TrainState, batch: Batch, *, report: bool = False) -> Step
     bound are evaluated too, on the same noise.
 
     Raises:
-        DivergedError: the objective or its gradient is not finite. Nothing has changed then.
+        DivergedError: the objective or its gradient is not finite, or (an ExplodedError) it has
+            left for good. The weights have not changed then.
     """
     plan, model = state.plan, state.model
     generator = step_generator(plan.seed, state.step, plan.device)
@@ -154,16 +191,16 @@ def train_step(state: TrainState, batch: Batch, *, report: bool = False) -> Step
     noise = torch.randn(
         plan.samples, len(x), model.latents, generator=generator, device=plan.device
     )
-    terms = _terms(model, x, noise, plan) if report else None
+    terms = _terms(state, x, noise) if report else None
     if plan.objective == "mcem":
         noise = posterior_draws(model, x, plan.samples, generator)
-    rate = learning_rate(plan, state.step, state.ascent.total_steps)
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
+    rate = learning_rate(plan, state.step, state.ascent.total_steps) * state.rate_factor
     for _ in range(UPDATES if plan.objective == "mcem" else 1):
-        value, norm = _ascend(state, x, noise, generator)
+        value, norm = _ascend(state, x, noise, generator, rate)
     state.step += 1
-    return None if terms is None else StepReport(state.step, value, *terms, norm, rate)
+    if terms is None:
+        return None
+    return StepReport(state.step, value, *terms, norm, rate, state.parts.count)
 
 
 def fit(
@@ -180,61 +217,78 @@ def fit(
     Raises:
         DivergedError: see `train_step`.
     """
-    for batch in batches:
-        report = train_step(state, batch, report=(state.step + 1) % report_every == 0)
-        if report is not None:
-            yield report
+    with _one_thread(state) as everyone:
+        for batch in batches:
+            report = train_step(state, batch, report=(state.step + 1) % report_every == 0)
+            if report is not None:
+                with everyone():
+                    yield report
 
 
-def precision(plan: TrainingPlan) -> AbstractContextManager[object]:
-    """Return the context of forward passes: bfloat16 products, or nothing."""
-    if plan.precision == "bfloat16":
-        return torch.autocast(torch.device(plan.device).type, dtype=torch.bfloat16)
-    return nullcontext()
+@contextmanager
+def _one_thread(state: TrainState) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Leave PyTorch one thread where workers have the others; give them back for a while.
+
+    A product that is split over threads leaves them spinning for work on the workers' cores.
+    """
+    before = torch.get_num_threads()
+    during = 1 if state.explicit is not None else before
+
+    @contextmanager
+    def everyone() -> Iterator[None]:
+        torch.set_num_threads(before)
+        yield
+        torch.set_num_threads(during)
+
+    torch.set_num_threads(during)
+    try:
+        yield everyone
+    finally:
+        torch.set_num_threads(before)
 
 
 def _ascend(
-    state: TrainState, x: Tensor, noise: Tensor, generator: torch.Generator
+    state: TrainState, x: Tensor, noise: Tensor, generator: torch.Generator, rate: float
 ) -> tuple[float, float]:
     """Update the weights once; return the objective and the norm of its gradient."""
-    plan, model = state.plan, state.model
-    rows, draws, share = state.ranks.rows_of(x, noise)
-    with precision(plan):
-        objective = state.ascent.objective(model, rows, draws, state.step, generator)
-    objective = objective * share if share < 1 else objective
-    parameters = state.optimizer.param_groups[0]["params"]
-    state.optimizer.zero_grad(set_to_none=True)
-    (-objective).backward()  # the one place where the sign turns: we minimize -objective
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    objective = objective.detach()
-    state.ranks.sum_([*gradients, objective])
-    norm = nn.utils.get_total_norm(gradients, foreach=True)
-    value, grad_norm = torch.stack([objective.to(norm.dtype), norm]).tolist()  # waits
-    if not (abs(value) < torch.inf and grad_norm < torch.inf):
-        raise DivergedError(
-            diagnosis(
-                model, x, noise, step=state.step + 1, objective=value, grad_norm=grad_norm
-            )
+    plan = state.plan
+    value, norm = state.gradient.differentiate(x, noise, state.step, generator)
+    finite = abs(value) < torch.inf and norm < torch.inf
+    if not finite or state.watch.exploded(value):
+        step = state.step + 1
+        text = diagnosis(state.model, x, noise, step=step, objective=value, grad_norm=norm)
+        if not finite:
+            raise DivergedError(text)
+        raise ExplodedError(
+            f"{text}\nIts running median is {TIMES_WORSE:g} times worse than at its best."
         )
-    if plan.clip_norm is not None and grad_norm > plan.clip_norm:
-        torch._foreach_mul_(gradients, plan.clip_norm / grad_norm)
-    state.optimizer.step()
+    clips = plan.clip_norm is not None and norm > plan.clip_norm
+    state.gradient.update(rate, plan.clip_norm / norm if plan.clip_norm and clips else 1.0)
     if state.average is not None and plan.average_decay is not None:
         decay = min(
             plan.average_decay, (1 + state.step) / (10 + state.step)
         )  # forget the start
-        weights = [parameter.detach() for parameter in parameters]
+        weights = [parameter.detach() for parameter in state.model.parameters()]
         torch._foreach_lerp_(list(state.average.values()), weights, 1 - decay)
-    return value, grad_norm
+    return value, norm
 
 
 @torch.no_grad()
-def _terms(
-    model: VAE, x: Tensor, noise: Tensor, plan: TrainingPlan
-) -> tuple[float, float, float]:
+def _terms(state: TrainState, x: Tensor, noise: Tensor) -> tuple[float, float, float]:
     """ELBO, log likelihood and KL of one batch: means over rows, in nats."""
-    with precision(plan):
-        z, kl = draws_and_kl(model, model.posterior(x), noise)
-        log_likelihood = model.log_likelihood(x, z).mean().item()
-        rate = kl.mean().item()
+    model = state.model
+
+    def attempt(parts: int) -> tuple[float, float]:
+        log_likelihood = rate = 0.0
+        for rows, draws in zip(
+            x.tensor_split(parts), noise.tensor_split(parts, 1), strict=True
+        ):
+            share = len(rows) / len(x)
+            with precision(state.plan):
+                z, kl = draws_and_kl(model, model.posterior(rows), draws)
+                log_likelihood += share * model.log_likelihood(rows, z).mean().item()
+                rate += share * kl.mean().item()
+        return log_likelihood, rate
+
+    log_likelihood, rate = state.parts.run(attempt, len(x) if divisible(state.plan) else 1)
     return log_likelihood - rate, log_likelihood, rate

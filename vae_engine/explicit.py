@@ -1,0 +1,276 @@
+"""The gradient of an MLP's ELBO written out: how a step of training on a CPU goes quickly.
+
+Autograd is left with one thing, the likelihood of anything but black and white pixels. Three pieces
+of work, each spread over the workers (`vae_engine.workers`):
+
+    rows      each share of the rows goes through both networks and back
+    layers    each worker takes the gradients of the layers that it owns, over all rows
+    update    and moves their weights
+
+How the rows are shared is a function of their number, and no sum crosses two workers, so that
+the number of workers changes no bit of the result.
+"""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from vae_engine.bernoulli_rows import bernoulli_block
+from vae_engine.chain import Chain, aten
+from vae_engine.config import TrainingPlan
+from vae_engine.heads import LOG_STDDEV_RANGE
+from vae_engine.model import VAE
+from vae_engine.networks import MLP
+from vae_engine.optimizers import fused_update
+from vae_engine.schedule import beta
+from vae_engine.workers import Workers
+
+LEAST_ROWS, MOST_SHARES = 48, 8  # of a share, and of a batch
+
+
+def applies(model: VAE, plan: TrainingPlan) -> bool:
+    """Whether this is the plain ELBO of an MLP with a diagonal posterior, on a CPU."""
+    config = model.config
+    return (
+        (plan.objective, plan.precision) == ("elbo", "float32")
+        and torch.device(plan.device).type == "cpu"
+        and not (plan.free_nats or plan.weight_prior)
+        and (config.network, config.posterior, config.prior) == ("mlp", "diagonal", "standard")
+        and config.upper_latents is None
+        and model.inputs.vectors is None
+    )
+
+
+def share_count(rows: int) -> int:
+    """How many shares that many rows make: powers of two, each large enough for its products."""
+    shares = 1
+    while shares < MOST_SHARES and rows >= 2 * shares * LEAST_ROWS:
+        shares *= 2
+    return shares
+
+
+class Share(NamedTuple):
+    """Some rows of a batch, and their places in the buffers."""
+
+    rows: slice
+    encoder: Chain
+    decoder: Chain
+    z: Tensor  # (samples, rows, latents)
+
+
+class Batch(NamedTuple):
+    """The places of a whole batch, and of its shares."""
+
+    encoder: Chain
+    decoder: Chain
+    z: Tensor  # (draws, latents)
+    shares: list[Share]
+
+
+class Task(NamedTuple):
+    """A layer of one of the two networks, and who takes its gradient."""
+
+    worker: int
+    of_decoder: bool
+    k: int
+
+
+class ExplicitGradient:
+    """Gradients and updates of one model, in buffers that every step uses again."""
+
+    def __init__(
+        self, model: VAE, plan: TrainingPlan, optimizer: torch.optim.Optimizer, threads: int
+    ) -> None:
+        assert isinstance(model.encoder, MLP)
+        assert isinstance(model.decoder, MLP)
+        self.model, self.plan = model, plan
+        draws = plan.batch_rows * plan.samples
+        self.workers = Workers(min(threads, max(2, share_count(draws))))
+        self.encoder = Chain.of([*model.encoder.layers, model.head], plan.batch_rows)
+        self.decoder = Chain.of([*model.decoder.layers, model.tail], draws)
+        self.z = model.head.weight.new_empty(draws, model.latents)
+        self.pixels = _black_and_white(model)
+        self.shared = list(
+            model.likelihood.parameters()
+        )  # by all rows: noise scales, thresholds
+        for parameter in self.shared:
+            parameter.grad = torch.zeros_like(parameter)
+        self.tasks = self._spread()
+        owned: list[list[nn.Parameter]] = [[] for _ in range(self.workers.count)]
+        for task in self.tasks:
+            owned[task.worker] += self._module(task).parameters()
+        owned[0] += self.shared
+        self.gradients = [[p.grad for p in mine if p.grad is not None] for mine in owned]
+        self.updates = [fused_update(optimizer, mine, plan) for mine in owned]
+        self._batches: dict[int, Batch] = {}
+
+    def differentiate(
+        self,
+        x: Shaped[Tensor, "rows features"],
+        noise: Float[Tensor, "samples rows latents"],
+        step: int,
+        generator: torch.Generator,  # noqa: ARG002  # nothing more is drawn
+    ) -> tuple[float, float]:
+        """Return the mean of the weighted bound and the norm of its gradient, which is kept."""
+        samples, rows = noise.shape[:2]
+        weight = beta(self.plan, step)
+        batch = self._batch(rows)
+        with torch.no_grad():
+            inputs = self.model.inputs(x, torch.float32)
+        scale = 1 / (samples * rows)
+        nats = [0.0] * len(batch.shares)  # sums over the draws of each share
+        squares = [0.0] * (len(self.tasks) + 1)
+
+        def rows_of(worker: int) -> None:
+            for k in range(worker, len(nats), self.workers.count):
+                nats[k] = self._there_and_back(batch.shares[k], x, inputs, noise, weight)
+
+        def layers_of(worker: int) -> None:
+            for k, task in enumerate(self.tasks):
+                if task.worker == worker:
+                    chain, below = (
+                        (batch.decoder, batch.z) if task.of_decoder else (batch.encoder, inputs)
+                    )
+                    chain.write_gradient(task.k, below, scale)
+                    layer = chain.layers[task.k]
+                    squares[k] = _square(layer.weight_gradient) + _square(layer.bias_gradient)
+
+        self.workers.run(rows_of)
+        self.workers.run(layers_of)
+        for parameter in self.shared:
+            assert parameter.grad is not None
+            parameter.grad.mul_(scale)
+            squares[-1] += _square(parameter.grad)
+        return sum(nats) * scale, sum(squares) ** 0.5
+
+    def update(self, rate: float, factor: float) -> None:
+        """Move the weights against the gradient times `factor`."""
+
+        def moves(worker: int) -> None:
+            if factor != 1:
+                torch._foreach_mul_(self.gradients[worker], factor)
+            self.updates[worker](rate)
+
+        self.workers.run(moves)
+
+    def _there_and_back(
+        self, share: Share, x: Tensor, inputs: Tensor, noise: Tensor, weight: float
+    ) -> float:
+        """Leave the slopes of all layers in the buffers; return the sum of the bound over draws."""
+        seen, noise = inputs[share.rows], noise[:, share.rows]
+        weight *= len(noise)  # of the KL, in a sum over draws
+        mean, raw = share.encoder.forward(seen).chunk(2, -1)
+        low, high = LOG_STDDEV_RANGE
+        shrink = torch.maximum(raw * (1 / low), raw * (1 / high)).add_(1).reciprocal_()
+        log_stddev = raw * shrink  # `limits.squashed`, whose slope is shrink squared
+        stddev = log_stddev.exp()
+        torch.addcmul(mean, stddev, noise, out=share.z)
+        kl = 0.5 * (_square(mean) + _square(stddev) - raw.numel()) - float(log_stddev.sum())
+
+        outputs = share.decoder.forward(share.z.flatten(0, 1))
+        slopes = share.decoder.slopes[-1]
+        if self.pixels:
+            log_likelihood = bernoulli(seen, outputs, slopes)
+        else:
+            log_likelihood = self._likelihood(x[share.rows], outputs, slopes)
+        share.decoder.backward()
+
+        slopes_of_z = share.decoder.slopes_below().view(noise.shape)
+        of_mean, of_raw = share.encoder.slopes[-1].chunk(2, -1)
+        torch.add(slopes_of_z.sum(0), mean, alpha=weight, out=of_mean)
+        by_stddev = (slopes_of_z * noise).sum(0).add_(stddev, alpha=weight)
+        torch.mul(by_stddev.mul_(stddev).sub_(weight), shrink.square_(), out=of_raw)
+        share.encoder.backward()
+        return log_likelihood - weight * kl
+
+    def _likelihood(self, x: Tensor, outputs: Tensor, slopes: Tensor) -> float:
+        """Write the slopes of -log p(x | z) by the decoder's outputs; return its sum over draws."""
+        leaf = outputs.detach().requires_grad_()
+        with torch.enable_grad():
+            by_draw = leaf.view(-1, len(x), leaf.shape[-1])
+            loss = -self.model.likelihood.log_prob(x, by_draw).sum()
+        found = torch.autograd.grad(loss, [leaf, *self.shared])
+        slopes.copy_(found[0])
+        for parameter, gradient in zip(self.shared, found[1:], strict=True):
+            assert parameter.grad is not None
+            parameter.grad.copy_(gradient)
+        return -float(loss)
+
+    def _module(self, task: Task) -> nn.Module:
+        """The module whose parameters a task takes the gradients of."""
+        body, last = (
+            (self.model.decoder, self.model.tail)
+            if task.of_decoder
+            else (self.model.encoder, self.model.head)
+        )
+        assert isinstance(body, MLP)
+        linear = [module for module in [*body.layers, last] if isinstance(module, nn.Linear)]
+        return linear[task.k]
+
+    def _spread(self) -> list[Task]:
+        """Give each layer, the largest first, to the worker with the least to do."""
+        sizes = {
+            (of_decoder, k): layer.weight.numel()
+            for of_decoder, chain in enumerate((self.encoder, self.decoder))
+            for k, layer in enumerate(chain.layers)
+        }
+        loads = [0] * self.workers.count
+        tasks = []
+        for (of_decoder, k), size in sorted(sizes.items(), key=lambda item: -item[1]):
+            worker = loads.index(min(loads))
+            loads[worker] += size
+            tasks.append(Task(worker, bool(of_decoder), k))
+        return tasks
+
+    def _batch(self, rows: int) -> Batch:
+        """Return the places of so many rows; a run has two such numbers, or one."""
+        if rows not in self._batches:
+            samples = self.plan.samples
+            if samples * rows > len(self.z):  # a caller's own batches may be larger
+                self.encoder = self.encoder.enlarged(rows)
+                self.decoder = self.decoder.enlarged(samples * rows)
+                self.z = self.z.new_empty(samples * rows, self.z.shape[1])
+            count = share_count(rows * samples) if self.pixels else 1
+            ends = [rows * k // count for k in range(count + 1)]
+            shares = []
+            for start, stop in pairwise(ends):
+                draws = slice(samples * start, samples * stop)
+                z = self.z[draws].view(samples, stop - start, -1)
+                encoder = self.encoder.part(slice(start, stop))
+                shares.append(Share(slice(start, stop), encoder, self.decoder.part(draws), z))
+            draws = slice(0, samples * rows)
+            encoder, decoder = self.encoder.part(slice(0, rows)), self.decoder.part(draws)
+            self._batches[rows] = Batch(encoder, decoder, self.z[draws], shares)
+        return self._batches[rows]
+
+
+def bernoulli(
+    white: Float[Tensor, "rows cells"],
+    logits: Float[Tensor, "draws cells"],
+    slopes: Float[Tensor, "draws cells"],
+) -> float:
+    """Write the slopes of -log p(x | z), sigmoid(logits) - x; return its sum over draws in nats.
+
+    `densities.bernoulli` in fewer passes over memory. Draws are all rows of the first sample,
+    then all of the second.
+    """
+    by_sample = logits.view(-1, white.numel())
+    aten.softplus.out(logits, out=slopes)
+    nats = float(torch.mv(by_sample, white.reshape(-1)).sum()) - float(slopes.sum())
+    torch.sigmoid(logits, out=slopes)
+    slopes.view(-1, *white.shape).sub_(white)
+    return nats
+
+
+def _black_and_white(model: VAE) -> bool:
+    """Whether the encoder sees, cell by cell, what the decoder gives the log odds of."""
+    block = bernoulli_block(model)
+    return block is not None and not block.masked
+
+
+def _square(x: Tensor) -> float:
+    """Squared length of a tensor."""
+    return float(torch.linalg.vector_norm(x)) ** 2
