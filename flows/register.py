@@ -8,15 +8,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import pandas as pd
-
 from data.contract import Contract
 from data.features import feature_names
+from data.preprocessing import Preprocessor
 from data.publication import canonical_json, locked, replace_file
-from data.snapshot import Snapshot, open_snapshot
+from data.snapshot import open_snapshot
 from flows import measurements, tracking
 from flows.evaluate import log_marginal_of
 from flows.gate import GateError, Verdict, judge
+from flows.input_example import input_example
 from flows.promotion import crown
 from flows.runs import RunFolder, Stage, read_metrics, read_record
 from flows.settings import Home
@@ -115,7 +115,11 @@ def _version(
             _inputs(contract),
             [*feature_names("z_mean", latents), *feature_names("z_stddev", latents)],
         ),
-        example=_example(snapshot),
+        example=input_example(
+            spec.registry.input_example,
+            snapshot,
+            Preprocessor.from_json(folder.preprocessor.read_text("utf-8")),
+        ),
         requirements=[f"{name}=={installed(name).split('+')[0]}" for name in REQUIREMENTS],
     )
     registered = tracking.register(
@@ -133,12 +137,6 @@ def _version(
         },
     )
     return registered, True
-
-
-def _example(snapshot: Snapshot) -> pd.DataFrame:
-    """A few rows of the data set, as the served model wants them."""
-    names = [name for column in snapshot.contract.encoded for name in column.sources]
-    return snapshot.part_table(snapshot.parts[0], columns=names).select(names)[:3].to_pandas()
 
 
 def _inputs(contract: Contract) -> list[tuple[str, str, bool]]:

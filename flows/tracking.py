@@ -64,7 +64,7 @@ class Servable:
 
     artifact: Path
     signature: ModelSignature
-    example: DataFrame
+    example: DataFrame | None
     requirements: list[str]
 
 
