@@ -8,7 +8,7 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +28,7 @@ from flows.card import model_card
 from flows.handoff import Rows
 from flows.progress import advance
 from flows.ranks import spawned
+from flows.rewind import reports, rewind
 from flows.runs import RunFolder, Stage, folder_of, once, read_metrics, read_record
 from flows.settings import Home
 from flows.spec import Spec, TrainingSection
@@ -38,7 +39,7 @@ from vae_engine.config import ModelConfig, TrainingPlan
 from vae_engine.distributed import ALONE, Ranks
 from vae_engine.evaluation import evaluate
 from vae_engine.stopping import EarlyStopping
-from vae_engine.training import StepReport, TrainState, fit, new_state
+from vae_engine.training import Batch, StepReport, TrainState, new_state
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Progress:
     stopping: EarlyStopping
     train_s: float = 0.0
     resumed: int = 0
+    rewound_at: int | None = None  # the step at which it exploded, the first time
     since: float = field(default_factory=perf_counter)
 
     def lap(self) -> None:
@@ -68,7 +70,8 @@ class Progress:
         if saved is None:
             return cls(EarlyStopping(patience))
         stopping = EarlyStopping.from_mapping(saved["stopping"], patience)
-        return cls(stopping, saved["train_s"], saved["resumed"] + 1)
+        back = saved.get("rewound_at")  # older checkpoints do not say
+        return cls(stopping, saved["train_s"], saved["resumed"] + 1, back)
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
@@ -76,6 +79,7 @@ class Progress:
             "stopping": self.stopping.to_mapping(),
             "train_s": self.train_s,
             "resumed": self.resumed,
+            "rewound_at": self.rewound_at,
         }
 
 
@@ -83,8 +87,8 @@ def train_model(spec: Spec, home: Home, snapshot_path: str) -> Stage:
     """Train the model of the spec on a snapshot, or find it trained.
 
     Raises:
-        vae_engine.training.DivergedError: a bound or gradient is not finite; the last
-            checkpoint is good, nothing is registered.
+        vae_engine.training.DivergedError: a bound or gradient is not finite, or the objective
+            has exploded twice; the last checkpoint is good, nothing is registered.
     """
     started = perf_counter()
     snapshot = open_snapshot(Path(snapshot_path))
@@ -156,7 +160,8 @@ def _train(
     statistics = handoff.statistics(config, sample)
     golden = sample[:GOLDEN_ROWS].clone()
     del sample
-    state = new_state(config, plan, statistics, rows=len(train), ranks=ranks)
+    begin = partial(new_state, config, plan, statistics, rows=len(train), ranks=ranks)
+    state = begin()
     saved = checkpoint.load_latest(folder.checkpoints, state)
     progress = Progress.of(saved, plan.patience)
     if saved is not None:
@@ -167,7 +172,7 @@ def _train(
 
     def work(stop: Stop) -> None:
         with threads(plan, state.model):
-            _fit(state, train, valid, folder, progress, stop)
+            _fit(state, begin, train, valid, folder, progress, stop)
 
     with turn_on(plan.device, home), room_in(folder.path):
         if stop is None:
@@ -186,6 +191,8 @@ def _train(
         "best_step": progress.stopping.best_step,
         "valid_elbo_nats": progress.stopping.best_nats,
         "resumed": progress.resumed,
+        "rewound_at": progress.rewound_at,
+        "batch_parts": state.parts.count,
     }
 
 
@@ -199,6 +206,7 @@ def as_begun(wanted: TrainingSection, folder: RunFolder) -> TrainingSection:
 
 def _fit(
     state: TrainState,
+    begin: Callable[[], TrainState],
     train: TrainingRows,
     valid: Rows,
     folder: RunFolder,
@@ -213,10 +221,23 @@ def _fit(
     plan, ranks = state.plan, state.ranks
     total = plan.total_steps(len(train))
     progress.since = perf_counter()
-    batches = train.minibatches(plan, state.step)
-    if ranks.world == 1:
-        batches = until(stop, batches)
-    for report in fit(state, batches, report_every=report_every(len(train), plan)):
+
+    def batches() -> Iterator[Batch]:
+        rest = train.minibatches(plan, state.step)
+        return until(stop, rest) if ranks.world == 1 else rest
+
+    def go_back() -> None:
+        progress.rewound_at = state.step + 1
+        ranks.wait()  # until the best weights are whole on disk
+        rewind(state, folder, begin)
+        ranks.wait()  # until all have read them
+        if ranks.leads:
+            shutil.rmtree(folder.checkpoints, ignore_errors=True)
+            checkpoint.save(folder.checkpoints, state, progress.to_mapping())
+            _forget_after(folder.metrics, state.step)
+
+    every = report_every(len(train), plan)
+    for report in reports(state, batches, report_every=every, go_back=go_back):
         if ranks.leads:
             valid_nats = _record(state, report, valid, folder, progress, len(train))
             advance("train", state.step, total, f"valid ELBO {valid_nats:.2f} nats")
@@ -252,6 +273,7 @@ def _record(
             "train/kl_nats": report.kl_nats,
             "train/grad_norm": report.grad_norm,
             "train/learning_rate": report.learning_rate,
+            "train/batch_parts": report.parts,
             "valid/elbo_nats": elbo.mean,
             "valid/elbo_nats_stderr": elbo.stderr,
             "time/train_s": progress.train_s,

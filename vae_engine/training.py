@@ -39,7 +39,7 @@ class DivergedError(RuntimeError):
 
 
 class ExplodedError(DivergedError):
-    """The objective is finite, and has for many steps been far worse than it was before."""
+    """The weights have left for good, by finite rows: a lower learning rate may keep them."""
 
 
 class Batch(NamedTuple):
@@ -181,8 +181,8 @@ def train_step(state: TrainState, batch: Batch, *, report: bool = False) -> Step
     bound are evaluated too, on the same noise.
 
     Raises:
-        DivergedError: the objective or its gradient is not finite, or (an ExplodedError) it has
-            left for good. The weights have not changed then.
+        DivergedError: the objective or its gradient is not finite, or the objective has for many
+            steps been far worse than it was. The weights have not changed then.
     """
     plan, model = state.plan, state.model
     generator = step_generator(plan.seed, state.step, plan.device)
@@ -257,11 +257,11 @@ def _ascend(
     if not finite or state.watch.exploded(value):
         step = state.step + 1
         text = diagnosis(state.model, x, noise, step=step, objective=value, grad_norm=norm)
-        if not finite:
+        if finite:
+            text += f"\nIts running median is {TIMES_WORSE:g} times worse than at its best."
+        elif state.step == 0 or x.isinf().any():  # no rate is to blame
             raise DivergedError(text)
-        raise ExplodedError(
-            f"{text}\nIts running median is {TIMES_WORSE:g} times worse than at its best."
-        )
+        raise ExplodedError(text)
     clips = plan.clip_norm is not None and norm > plan.clip_norm
     state.gradient.update(rate, plan.clip_norm / norm if plan.clip_norm and clips else 1.0)
     if state.average is not None and plan.average_decay is not None:
