@@ -40,6 +40,31 @@ BAD_SPECS: dict[str, Callable[[], bytes]] = {
 }
 
 
+ROWS_OF_THE_TABLE = """
+artifact tampered
+malicious pickle
+traversal
+symlinks
+archives
+untrusted YAML
+SSRF
+logs of an outsider
+secrets
+permissions
+Prefect results
+servers exposed
+dependency CVEs
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("row", ROWS_OF_THE_TABLE)
+def test_every_row_of_the_table_has_a_test_that_names_it(row: str) -> None:
+    tests = (ROOT / "tests").rglob("test_*.py")
+
+    said = re.compile(rf"RELIABILITY 2d, [^.]*{re.escape(row)}", re.DOTALL)
+    assert any(said.search(path.read_text("utf-8")) for path in tests)
+
+
 @pytest.mark.parametrize("what", BAD_SPECS)
 def test_a_bad_spec_is_refused(what: str, tmp_path: Path, cases: Cases) -> None:
     """RELIABILITY 2d, untrusted YAML: a spec is TOML, of bounded size, with known keys only."""
