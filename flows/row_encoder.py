@@ -125,9 +125,10 @@ class RowEncoder:
             )
         extra = {"samples", "elbo"} & set(self.wanted.columns)
         keys = handoff.row_keys(rows[self.contract.key or ROW_ID]) if extra else None
+        kept = self._kept
         return _Chunk(
             number,
-            rows.select([name for name in rows.schema.names if name in self._kept]),
+            rows.select([name for name in rows.schema.names if name in kept]),
             mean.numpy(),
             stddev.numpy(),
             None if keys is None or "samples" not in extra else self._draws(x, keys),
