@@ -1,6 +1,7 @@
 """What a row costs as a table, a model or an estimate grows: ingest, train, encode, log p(x).
 
     python -m tests.benchmarks.growth [MOST_ROWS]        10,000,000 without it
+    python -m tests.benchmarks.growth plan               what 1e9 rows × 100 columns would take
 
 Four lines through one point (100,000 rows, 10 columns, 8 latents, 100 samples): along each, one
 size grows and the rest stay. Continuous columns in a Parquet file, the network that the columns
@@ -31,6 +32,7 @@ from flows import handoff
 from flows.encode import publish
 from flows.settings import Home
 from flows.spec import load_spec
+from flows.train import threads
 from vae_engine.artifact import save_model
 from vae_engine.marginal import estimate_log_marginal
 from vae_engine.training import StepReport, fit, minibatches, new_state
@@ -94,9 +96,10 @@ def costs(folder: Path, snapshot: Snapshot, size: Size) -> dict[str, float]:
     plan = handoff.training_plan(spec, len(rows.x))
     state = new_state(config, plan, handoff.statistics(config, rows.x), rows=len(rows.x))
     batches = minibatches(rows.x, plan)
-    drain(fit(state, islice(batches, WARM)))
-    chosen = list(islice(batches, STEPS))
-    _, steps_s = timed(lambda: drain(fit(state, chosen)))
+    warm, chosen = list(islice(batches, WARM)), list(islice(batches, STEPS))
+    with threads(plan, state.model):
+        drain(fit(state, warm))
+        _, steps_s = timed(lambda: drain(fit(state, chosen)))
     seen = sum(len(batch.x) for batch in chosen)
 
     artifact = folder / f"model-{size.latents}"
@@ -180,5 +183,20 @@ def main(most_rows: int) -> None:
     print(f"{OUT / 'growth.json'}  {OUT / 'growth.svg'}")
 
 
+def plan() -> None:
+    """What a row of 100 columns costs beyond the cost of starting, a billion times."""
+    sizes = [Size(rows=rows, columns=100) for rows in (50_000, 250_000)]
+    small, large = (measured(size) for size in sizes)
+    more = sizes[1].rows - sizes[0].rows
+    for stage in ("ingest", "train an epoch", "encode"):
+        row_s = (large[stage] - small[stage]) / more
+        hours = row_s * 1e9 / 3600
+        print(f"{stage:<15} {1 / row_s:>10,.0f} rows/s  {hours:6.1f} h for a billion rows")
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if sys.argv[1:] else 10_000_000)
+    match sys.argv[1:]:
+        case ["plan"]:
+            plan()
+        case arguments:
+            main(*map(int, arguments or ["10000000"]))
