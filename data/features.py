@@ -112,7 +112,7 @@ def _laid_out(name: str, values: Floats, layout: str) -> dict[str, pa.Array]:
 class Features:
     """One publication, opened for reading. Every page is checked against its checksum."""
 
-    path: Path | S3Path
+    path: Any  # a folder of this machine, or an S3Path
     manifest: Mapping[str, Any] = field(repr=False)
 
     @property
@@ -272,7 +272,7 @@ class Publication:
     model_version: int
     publication: str
     rows: int
-    path: Path | S3Path
+    path: Any  # a folder of this machine, or an S3Path
     latest: bool  # what `open_features(name)` opens
 
 

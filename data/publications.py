@@ -159,8 +159,6 @@ def superseded(
     One that another of its version followed in the last `hours` stays too: who opened it as the
     latest may be reading it still.
 
-    Those of a home on a disk: what is in a bucket stays there.
-
     A reader may have one of them open, or have pinned it: that is why they go on request.
     """
     root = Path(home) / "features"
@@ -169,8 +167,7 @@ def superseded(
     before = time.time() - 3600 * hours
     of_version: dict[int, list[Path]] = {}
     for found in list_publications(home, name):
-        if isinstance(found.path, Path):
-            of_version.setdefault(found.model_version, []).append(found.path)
+        of_version.setdefault(found.model_version, []).append(found.path)
     for version, paths in sorted(of_version.items()):
         made = {path: path.stat().st_mtime for path in paths}
         newest_first = sorted(made, key=made.__getitem__, reverse=True)

@@ -182,7 +182,7 @@ def present(path: Path, sha256: str) -> Path:
     return path
 
 
-def publish(folder: Path) -> None:
+def push(folder: Path) -> None:
     """Bring a published folder into the bucket: its parts, what lies beside them, its manifest.
 
     A part that is there is adopted: the manifest lists what is in the bucket, so that all
@@ -234,6 +234,24 @@ def settle(record: Path) -> None:
         theirs = place.read_bytes()
         if theirs != record.read_bytes():
             replace_file(record, theirs)
+
+
+def settle_new(folder: Path, pattern: str) -> None:
+    """Settle the records in a folder that the bucket has not yet."""
+    copy = copy_of(folder)
+    if copy is not None:
+        there = set(copy.place(folder).glob(pattern))
+        for record in sorted(folder.glob(pattern)):
+            if copy.place(record) not in there:
+                settle(record)
+
+
+def refresh(file: Path) -> None:
+    """Let a file be what it is in the bucket now; it stays where there is none."""
+    place = place_of(file)
+    theirs = _content(place) if isinstance(place, S3Path) else None
+    if theirs is not None:
+        replace_file(file, theirs)
 
 
 def share(*files: Path) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
+from data.working_copy import prove
 from flows.redaction import redacted
 from flows.settings import Home
 
@@ -42,8 +43,10 @@ def _device() -> str:
 
 
 def _writable(home: Home) -> str:
+    prove(home.root)
     with tempfile.TemporaryFile(dir=home.root):
-        return f"{home.root} is writable"
+        is_copy = home.address != str(home.root)
+        return f"{home.address} is writable{f', by {home.root}' if is_copy else ''}"
 
 
 def _mlflow(home: Home) -> str:

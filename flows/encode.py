@@ -18,6 +18,7 @@ from data.features import FORMAT, VERSION, latest_of, write_latest
 from data.part_rows import check_keys
 from data.publication import PartRecord, locked, read_manifest
 from data.snapshot import Snapshot, open_snapshot
+from data.working_copy import bring_published, place_of, present, prove, push
 from flows import tracking
 from flows.executor import engine
 from flows.part_encoder import Parts, Work, encode_parts, loaded
@@ -77,16 +78,18 @@ def publish(
     """
     started = perf_counter()
     work = Work.of(encoding, home, snapshot, encoder)
+    prove(home.features)
+    bring_published(home.features / snapshot.name)
     reused = work.published
-    if not reused:
-        with locked(work.staging.lock_path()):
-            if not work.published:  # by a twin, while we waited
-                _publish(work, execution)
+    with locked(work.staging.lock_path()):
+        if not work.published:  # by a twin, while we waited
+            _publish(work, execution)
+        push(work.final)
     _point(home, snapshot.name, encoder["version"], work.id, champion=encoder["champion"])
     manifest = read_manifest(work.final, format=FORMAT, version=VERSION)
     value = {
         "id": work.id,
-        "path": str(work.final),
+        "path": str(place_of(work.final)),
         "rows": manifest["rows"],
         "columns": manifest["columns"],
         "parts": len(manifest["parts"]),
@@ -99,7 +102,7 @@ def publish(
 
 def _how_to_read(home: Home, name: str, encoder: Mapping[str, Any]) -> str:
     pinned = "" if encoder["champion"] else f", model_version={encoder['version']}"
-    return f"open_features({name!r}, home={str(home.root)!r}{pinned}).to_pandas()"
+    return f"open_features({name!r}, home={home.address!r}{pinned}).to_pandas()"
 
 
 def _publish(work: Work, execution: ExecutionSection) -> None:
@@ -155,7 +158,9 @@ def _adopted(work: Work) -> Iterator[tuple[int, PartRecord]]:
     kept = work.kept()
     for number, content in enumerate(work.inputs):
         if content in kept:
-            record = work.staging.adopt_from(*kept[content], number)
+            folder, part = kept[content]
+            present(folder / part.path, part.sha256)
+            record = work.staging.adopt_from(folder, part, number)
             if record is not None:
                 yield number, record
 

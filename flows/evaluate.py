@@ -19,7 +19,7 @@ from flows.probes import probe_features
 from flows.progress import advance
 from flows.reconstruction import reconstruction_errors
 from flows.retraining import features_retrained
-from flows.runs import RunFolder, Stage, once, read_record
+from flows.runs import RunFolder, Stage, once
 from flows.spec import Spec
 from vae_engine.aggregate import mutual_information
 from vae_engine.artifact import load_model
@@ -43,8 +43,7 @@ def evaluate_model(spec: Spec, run_path: str) -> Stage:
 
 
 def _evaluate(spec: Spec, folder: RunFolder) -> dict[str, Any]:
-    plan = read_record(folder.plan)
-    snapshot = open_snapshot(Path(plan["snapshot"]))
+    snapshot = open_snapshot(folder.snapshot)
     model = load_model(folder.model)
     preprocessor = Preprocessor.from_json(folder.preprocessor.read_text("utf-8"))
     train = handoff.load_rows(snapshot, preprocessor, "train", limit=FITTED_ROWS)
@@ -112,7 +111,7 @@ def _evaluate(spec: Spec, folder: RunFolder) -> dict[str, Any]:
 
 def log_marginal_of(spec: Spec, folder: RunFolder, artifact: Path, rows: int) -> list[float]:
     """log p(x) of the run's test rows under another model: the champion, for the gate."""
-    snapshot = open_snapshot(Path(read_record(folder.plan)["snapshot"]))
+    snapshot = open_snapshot(folder.snapshot)
     preprocessor = Preprocessor.from_json((artifact / "preprocessor.json").read_text("utf-8"))
     sample = handoff.load_rows(snapshot, preprocessor, "test", limit=rows)
     return list(log_marginal(spec.evaluation, load_model(artifact), sample)[0].tolist())

@@ -10,9 +10,11 @@
 # By name, so that saying what went wrong with a spec need not import torch and mlflow.
 EXIT_CODES = {
     "flows.spec.SpecError": 2,
+    "flows.settings.HomeError": 2,
     "flows.lookup.NotFoundError": 2,
     "flows.backfill.BackfillError": 2,
     "flows.deploy.ServerError": 2,
+    "data.bucket.BucketError": 1,
     "flows.up.StartError": 1,
     "flows.deadline.RunTimeoutError": 1,
     "flows.postgres.DatabaseError": 1,

@@ -3,7 +3,8 @@
 from time import perf_counter
 from typing import Any
 
-from data.snapshot import Snapshot, ingest
+from data.snapshot import Snapshot, ingest, open_snapshot
+from data.working_copy import bring, bring_published, prove, push, settle_new
 from flows.executor import engine
 from flows.runs import Stage
 from flows.settings import Home
@@ -19,8 +20,16 @@ def ingest_dataset(spec: Spec, home: Home) -> Stage:
         flows.executor.ShardError: some rows could not be looked at on Ray, or not be written.
     """
     started = perf_counter()
+    folder = home.datasets / spec.dataset.name
+    prove(folder)
+    bring(folder, ".index/*.json")
+    bring_published(folder)
     with engine(spec.execution, "ingest") as mapper:
         snapshot = ingest(**source_settings(spec, home), mapper=mapper)
+    push(snapshot.path)
+    for kind in ("contract-*.json", "*.json"):  # the contract first, as it was written
+        settle_new(folder / ".index", kind)
+    snapshot = open_snapshot(snapshot.path, reused=snapshot.reused)
     return Stage(
         "ingest", describe(snapshot), reused=snapshot.reused, elapsed_s=perf_counter() - started
     )

@@ -4,7 +4,7 @@ from typing import Any
 
 from flows import summary
 from flows.runs import StageName
-from flows.settings import Home
+from flows.settings import Home, check_registry
 from flows.spec import Spec
 
 
@@ -13,7 +13,11 @@ def run_pipeline(spec: Spec, home: Home, *, until: StageName) -> dict[str, Any]:
 
     The check costs a hash of the source and a look at the registry; without it, a run that
     has nothing to do would still start Prefect's server.
+
+    Raises:
+        flows.settings.HomeError: see `check_registry`.
     """
+    check_registry(home)
     done = summary.finished(spec, home) if until == "report" else None
     if done is not None:
         return done

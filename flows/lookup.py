@@ -35,7 +35,7 @@ def publications(home: Home) -> list[dict[str, Any]]:
             "path": str(found.path),
             "latest": found.latest,
         }
-        for found in store.list_publications(home.root)
+        for found in store.list_publications(home.address)
     ]
 
 
@@ -45,10 +45,10 @@ def publication(home: Home, name: str) -> dict[str, Any]:
     Raises:
         NotFoundError: the home has no publication of that name.
     """
-    known = sorted({found.name for found in store.list_publications(home.root)})
+    known = sorted({found.name for found in store.list_publications(home.address)})
     if name not in known:
         raise NotFoundError(f"no features of {name!r} are published{near(name, known)}")
-    features = store.open_features(name, home=home.root)
+    features = store.open_features(name, home=home.address)
     manifest = features.manifest
     return {
         "name": name,

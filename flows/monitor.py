@@ -19,12 +19,14 @@ from data.drift import ColumnDrift, DriftReport, baseline_of, drift_of
 from data.publication import canonical_json, replace_file
 from data.recipe import Recipe
 from data.snapshot import open_snapshot
+from data.working_copy import bring_published, share
 from flows import tracking
 from flows.events import DRIFTED, announce
 from flows.ingest import ingest_dataset, source_settings
 from flows.lookup import NotFoundError, near
 from flows.model_drift import model_drift
-from flows.runs import RunFolder, read_record
+from flows.run_copies import bring_run
+from flows.runs import RunFolder
 from flows.settings import Home
 from flows.spec import Spec, load_spec, override
 from flows.tracking import CHAMPION, Registered
@@ -40,6 +42,8 @@ def monitor(spec: Spec, home: Home, source: str | None = None) -> dict[str, Any]
     """
     champion = _champion(home, spec.model_name)
     folder = RunFolder(home.runs / champion.tags.get("latents.run_id", ""))
+    bring_run(folder)
+    bring_published(home.datasets / spec.dataset.name)
     if not folder.plan.exists():
         raise NotFoundError(
             f"{champion.name} version {champion.version} was not trained in this home, so its "
@@ -48,7 +52,7 @@ def monitor(spec: Spec, home: Home, source: str | None = None) -> dict[str, Any]
     if source is not None:
         there = load_spec(source).dataset.source  # as a spec would have it: absolute
         spec = override(spec, {"dataset.source": there})
-    before = open_snapshot(Path(read_record(folder.plan)["snapshot"]))
+    before = open_snapshot(folder.snapshot)
     opened = Recipe(**source_settings(spec, home)).opened
     report = drift_of(opened, before, baseline_of(before))
     seen = None
@@ -119,6 +123,7 @@ def _listed(names: list[str]) -> str:
 def _tell(home: Home, folder: RunFolder, champion: Registered, found: dict[str, Any]) -> None:
     """Keep the record, log its numbers on the champion's run, and tell Prefect if it is there."""
     replace_file(folder.record("drift"), canonical_json(found).encode())
+    share(folder.record("drift"))
     columns, seen = found["columns"], found["model"]
     numbers: dict[str, float] = {
         "drift/columns": sum(column["drifted"] for column in columns),

@@ -27,7 +27,7 @@ from flows.redaction import redacted
 from flows.register import register_model
 from flows.report import write_report
 from flows.runs import Stage, StageName
-from flows.settings import Home, prepare_environment, resolve_home
+from flows.settings import Home, check_registry, prepare_environment, resolve_home
 from flows.spec import Spec
 from flows.train import train_model
 
@@ -117,6 +117,7 @@ def pipeline(
     """
     place = resolve_home(home)
     prepare_environment(place)
+    check_registry(place)
     done: dict[str, Stage] = {}
     with noticeboard.progress_board(spec.dataset.name), given_up_after(spec.schedule.timeout_s):
         for stage in stages(spec, place):

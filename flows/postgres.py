@@ -35,7 +35,7 @@ def copy_features(home: Home, name: str, address: str) -> dict[str, Any]:
         NotPublishedError: there are no such features.
         DatabaseError: the database cannot be reached, or refuses.
     """
-    features = open_features(name, home=home.root)
+    features = open_features(name, home=home.address)
     publication = features.path.name.partition("=")[2]
     table = sql.Identifier(name)
     try:

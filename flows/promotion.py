@@ -4,6 +4,7 @@ from typing import Any
 
 from data.features import latest_of, open_features, write_latest
 from data.snapshot import open_snapshot
+from data.working_copy import bring, bring_published
 from flows import tracking
 from flows.encode import publish_features
 from flows.lookup import NotFoundError, near
@@ -72,6 +73,7 @@ def _published(home: Home, version: Registered, dataset: str) -> str | None:
         return None
     fingerprint, encoding = wanted
     folder = home.datasets / dataset / fingerprint
+    bring_published(folder.parent)
     if not (folder / "manifest.json").exists():
         return None
     encoder = {
@@ -90,9 +92,10 @@ def _current(
 ) -> tuple[str, EncodingSection] | None:
     """The snapshot and encoding that readers have now, else those of the version's own run."""
     if latest_of(home.features, dataset)["champion"] is not None:
-        plan = open_features(dataset, home=home.root).manifest["plan"]
+        plan = open_features(dataset, home=home.address).manifest["plan"]
         return plan["fingerprint"], EncodingSection.model_validate(plan["encoding"])
     own = RunFolder(home.runs / version.tags.get("latents.run_id", "")).plan
+    bring(own.parent, own.name)
     if not own.exists():
         return None
     plan = read_record(own)

@@ -13,6 +13,7 @@ from data.features import feature_names
 from data.preprocessing import Preprocessor
 from data.publication import canonical_json, locked, replace_file
 from data.snapshot import open_snapshot
+from data.working_copy import settle, share
 from flows import measurements, tracking
 from flows.evaluate import log_marginal_of
 from flows.gate import GateError, Verdict, judge
@@ -46,7 +47,9 @@ def register_model(
         verdict = read_record(folder.record("gate")) if _judged(folder) else None
         if verdict is None:
             verdict = _judge(spec, home, folder, registered, evaluation)
+        settle(folder.record("gate"))
         registered = _current(home, registered)
+    encoder = _encoder(home, folder, registered)
     value = {
         "name": registered.name,
         "version": registered.version,
@@ -55,9 +58,12 @@ def register_model(
         "mlflow_run": tracking_run,
         "gate": verdict,
         "verdict": _sentence(registered, verdict),
-        "encoder": _encoder(home, folder, registered),
+        "encoder": encoder,
     }
-    replace_file(folder.record("registration"), canonical_json(value).encode())
+    elsewhere = {**value, "encoder": {k: v for k, v in encoder.items() if k != "folder"}}
+    record = folder.record("registration")
+    replace_file(record, canonical_json(elsewhere).encode())
+    share(record)
     return Stage("register", value, reused=not is_new, elapsed_s=perf_counter() - started)
 
 
@@ -106,7 +112,7 @@ def _version(
     if known := tracking.with_digest(home, spec.model_name, digest):
         return known, False
     plan = read_record(folder.plan)
-    snapshot = open_snapshot(Path(plan["snapshot"]))
+    snapshot = open_snapshot(folder.snapshot)
     contract = snapshot.contract
     latents = evaluation["latents"]
     servable = tracking.Servable(

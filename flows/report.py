@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import Any
 
 from data.publication import canonical_json, digest_of, locked, replace_file
+from data.working_copy import share
 from flows.reporting.records import Records, newest_run
 from flows.runs import RunFolder, Stage, read_record
 from flows.settings import Home
@@ -32,7 +33,7 @@ def write_report(spec: Spec, home: Home, run_path: str) -> Stage:
         if not reused:
             fidelity = _write(records, sources)
             _copy_to_mlflow(home, records, fidelity)
-    value = read_record(folder.record("report"))
+    value = read_record(folder.record("report")) | {"path": str(folder.report)}
     return Stage("report", value, reused=reused, elapsed_s=perf_counter() - started)
 
 
@@ -86,10 +87,7 @@ def _write(records: Records, sources: str) -> list[dict[str, Any]]:
         replace_file(folder.figures / name, content)
     html = page.html.encode()
     replace_file(folder.report, html)
-    value: Mapping[str, Any] = {
-        "path": str(folder.report),
-        "sources": sources,
-        "bytes": len(html),
-    }
+    value: Mapping[str, Any] = {"sources": sources, "bytes": len(html)}
     replace_file(folder.record("report"), canonical_json(value).encode())
+    share(*folder.figures.iterdir(), folder.report, folder.record("report"))
     return page.fidelity

@@ -5,7 +5,7 @@ from typing import Any
 
 from flows.handoff import Rows
 from flows.probes import feature_stability
-from flows.runs import RunFolder, read_record
+from flows.runs import RunFolder
 from flows.settings import Home
 from flows.spec import Spec, override
 from flows.train import train_model
@@ -18,9 +18,9 @@ def features_retrained(
     spec: Spec, folder: RunFolder, model: VAE, train: Rows, test: Rows
 ) -> dict[str, Any]:
     """Train again with the next seed; say how well each model's features predict the other's."""
-    home = Home(folder.path.parents[1])
+    home = Home(folder.home)
     again = override(spec, {"training.seed": spec.training.seed + 1})
-    second = train_model(again, home, read_record(folder.plan)["snapshot"]).value
+    second = train_model(again, home, str(folder.snapshot)).value
     other = load_model(RunFolder(Path(second["path"])).model)
     pairs = [(encode(model, rows.x)[0], encode(other, rows.x)[0]) for rows in (train, test)]
     found = feature_stability(

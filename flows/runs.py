@@ -20,6 +20,7 @@ from time import perf_counter
 from typing import Any, Literal, get_args
 
 from data.publication import canonical_json, digest_of, replace_file
+from data.working_copy import bring, settle
 from flows.settings import Home
 from flows.spec import Spec
 
@@ -39,6 +40,17 @@ class RunFolder:
     def run_id(self) -> str:
         """The folder's name."""
         return self.path.name
+
+    @property
+    def home(self) -> Path:
+        """The home that the run is in."""
+        return self.path.parents[1]
+
+    @property
+    def snapshot(self) -> Path:
+        """The snapshot that the run learns from: in this home, wherever that is now."""
+        plan = read_record(self.plan)
+        return self.home / "datasets" / plan["spec"]["dataset"]["name"] / plan["fingerprint"]
 
     @property
     def plan(self) -> Path:
@@ -121,15 +133,20 @@ class Stage:
 
 
 def once(name: str, record: Path, work: Callable[[], Mapping[str, Any]]) -> Stage:
-    """Return the record of a stage; do the work and write the record if there is none."""
+    """Return the record of a stage; do the work and write the record if there is none.
+
+    In a home in a bucket, the record that was there first is the record.
+    """
     started = perf_counter()
-    if record.exists():
-        value = read_record(record)
-        return Stage(name, value, reused=True, elapsed_s=perf_counter() - started)
-    value = dict(work())
-    record.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(record, canonical_json(value).encode())
-    return Stage(name, value, reused=False, elapsed_s=perf_counter() - started)
+    bring(record.parent, record.name)
+    reused = record.exists()
+    if not reused:
+        value = dict(work())
+        record.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(record, canonical_json(value).encode())
+    settle(record)
+    elapsed_s = perf_counter() - started
+    return Stage(name, read_record(record), reused=reused, elapsed_s=elapsed_s)
 
 
 def read_record(path: Path) -> dict[str, Any]:

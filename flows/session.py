@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
@@ -37,7 +36,10 @@ ProcessesOption = Annotated[
     int | None, typer.Option("--processes", help="that train together", min=1)
 ]
 HomeOption = Annotated[
-    Path | None, typer.Option("--home", help="else $LATENTS_HOME, else ./latents-home")
+    str | None,
+    typer.Option(
+        "--home", help="folder or s3://BUCKET/PREFIX; else $LATENTS_HOME, else ./latents-home"
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="no progress")]
@@ -71,14 +73,14 @@ def _terminated(*_: object) -> NoReturn:
 
 @contextmanager
 def session(
-    home: Path | None, *, as_json: bool = False, quiet: bool = False, debug: bool = False
+    home: str | None, *, as_json: bool = False, quiet: bool = False, debug: bool = False
 ) -> Iterator[Session]:
     """Prepare the environment and logging; turn errors into a few lines and an exit code."""
-    resolved = resolve_home(home)
     messages = Console(stderr=True, quiet=quiet)
     handler = _attach_progress(messages)
     before = signal.signal(signal.SIGTERM, _terminated)
     try:
+        resolved = resolve_home(home)
         prepare_environment(resolved, debug=debug)
         yield Session(resolved, as_json, Console())
     except Terminated:

@@ -1,6 +1,7 @@
 """Where things live and how the libraries below us are switched on: the machine's settings.
 
-A home is one folder that holds everything a run makes. `prepare_environment` must run before
+A home is one folder that holds everything a run makes; it stands for a place in a bucket where
+it is the working copy of one (`data.working_copy`). `prepare_environment` must run before
 prefect or mlflow is imported: both read the environment at import.
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 
 HOME_VARIABLE = "LATENTS_HOME"
 DEFAULT_HOME = "latents-home"
+SCHEME = "s3://"
 POOL = "latents"  # the work pool of deployments, and what `latents up` runs a worker for
 LOGGERS = "flows,data,vae_engine"  # whose log lines Prefect's pages show
 
@@ -33,11 +35,20 @@ QUIET = {
 NO_PICKLES = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
 
 
+class HomeError(ValueError):
+    """The address of a home is none, or a home in a bucket lacks a registry that others see."""
+
+
 @dataclass(frozen=True)
 class Home:
     """The folder that holds data sets, runs, features and the embedded servers' files."""
 
     root: Path
+
+    @property
+    def address(self) -> str:
+        """Where others find this home: its folder, or `s3://bucket/prefix`."""
+        return _outside(self.root)
 
     @property
     def datasets(self) -> Path:
@@ -56,13 +67,18 @@ class Home:
 
     @property
     def tracking_uri(self) -> str:
-        """MLFLOW_TRACKING_URI where it is set, else a sqlite file in this home."""
+        """MLFLOW_TRACKING_URI where it is set, else a sqlite file in this home.
+
+        Raises:
+            HomeError: this home is in a bucket, where no such file can be.
+        """
+        check_registry(self)
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
 
     @property
-    def artifacts(self) -> Path:
+    def artifacts(self) -> str:
         """MLflow's artifacts, where no server looks after them."""
-        return self.root / "mlartifacts"
+        return _outside(self.root / "mlartifacts")
 
     @property
     def servers(self) -> Path:
@@ -75,10 +91,44 @@ class Home:
         return self.root / ".servers.lock"
 
 
-def resolve_home(option: Path | None) -> Home:
-    """The home given on the command line, else $LATENTS_HOME, else ./latents-home."""
-    chosen = option or Path(os.environ.get(HOME_VARIABLE) or DEFAULT_HOME)
-    return Home(chosen.expanduser().resolve())
+def _outside(path: Path) -> str:
+    from data.working_copy import place_of  # arrow: not for those who ask for help only
+
+    return str(place_of(path))
+
+
+def check_registry(home: Home) -> None:
+    """Make sure that whoever works in this home will know the same model versions.
+
+    Raises:
+        HomeError: it is in a bucket, and no registry is named.
+    """
+    if not os.environ.get("MLFLOW_TRACKING_URI") and home.address.startswith(SCHEME):
+        raise HomeError(
+            f"{home.address} is for several machines, and without MLFLOW_TRACKING_URI its model "
+            f"versions would be known to this one alone. Set it to the address of your MLflow "
+            f"server; or, if there is only this machine, to a file: "
+            f"MLFLOW_TRACKING_URI=sqlite:////absolute/path/mlflow.db"
+        )
+
+
+def resolve_home(option: str | Path | None) -> Home:
+    """The home given on the command line, else $LATENTS_HOME, else ./latents-home.
+
+    Of a home in a bucket it is the working copy of this machine.
+
+    Raises:
+        HomeError: it is no address of a home.
+    """
+    chosen = str(option or os.environ.get(HOME_VARIABLE) or DEFAULT_HOME)
+    if not chosen.startswith(SCHEME):
+        return Home(Path(chosen).expanduser().resolve())
+    from data.working_copy import working_copy
+
+    try:
+        return Home(working_copy(chosen))
+    except ValueError as error:
+        raise HomeError(str(error)) from None
 
 
 def prepare_environment(home: Home, *, debug: bool = False) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from data.bucket import opened
 from data.publication import canonical_json, digest_of, replace_file
 from data.snapshot import find_snapshot
 from flows import runs
@@ -77,7 +78,7 @@ def finished(spec: Spec, home: Home) -> dict[str, Any] | None:
     if not record.exists():
         return None
     summary = runs.read_record(record)
-    made = [Path(summary["publication"]["path"]) / "manifest.json", Path(summary["report"])]
+    made = [opened(summary["publication"]["path"]) / "manifest.json", Path(summary["report"])]
     if not all(path.exists() for path in made) or _aliases(home, summary) is None:
         return None
     summary["model"]["aliases"] = _aliases(home, summary)

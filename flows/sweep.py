@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data.publication import canonical_json, digest_of, replace_file
+from data.working_copy import share
 from flows.evaluate import evaluate_model
 from flows.ingest import ingest_dataset
 from flows.runs import RunFolder, read_metrics, read_record
@@ -50,6 +51,7 @@ def run_sweep(spec: Spec, home: Home) -> dict[str, Any]:
     path = home.root / "sweeps" / f"{spec.dataset.name}-{identity}"
     replace_file(path / "results.json", canonical_json(rows).encode())
     replace_file(path / "curves.csv", _as_csv(curves).encode())
+    share(path / "results.json", path / "curves.csv")
     return {
         "dataset": spec.dataset.name,
         "sweep": rows,

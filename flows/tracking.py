@@ -134,7 +134,7 @@ def _ensure_experiment(connection: MlflowClient, home: Home, name: str) -> str:
     existing = connection.get_experiment_by_name(name)
     if existing is not None:
         return existing.experiment_id
-    local = str(home.artifacts) if home.tracking_uri.startswith("sqlite:") else None
+    local = home.artifacts if home.tracking_uri.startswith("sqlite:") else None
     try:
         return connection.create_experiment(name, artifact_location=local)
     except MlflowException:

@@ -29,6 +29,14 @@ from flows.handoff import Rows
 from flows.progress import advance
 from flows.ranks import spawned
 from flows.rewind import reports, rewind
+from flows.run_copies import (
+    Uploads,
+    bring_checkpoint,
+    bring_run,
+    bring_training,
+    forget_checkpoint,
+    share_training,
+)
 from flows.runs import RunFolder, Stage, folder_of, once, read_metrics, read_record
 from flows.settings import Home
 from flows.spec import Spec, TrainingSection
@@ -94,12 +102,19 @@ def train_model(spec: Spec, home: Home, snapshot_path: str) -> Stage:
     snapshot = open_snapshot(Path(snapshot_path))
     folder = folder_of(spec, home, snapshot.fingerprint)
     record = folder.record("trained")
-    if spec.execution.processes > 1 and not record.exists():
+    with locked(folder.path / ".lock"):
+        bring_run(folder)
+    was_there = record.exists()
+    if spec.execution.processes > 1 and not was_there:
         _launch(spec, home, snapshot_path, folder)
-        elapsed_s = perf_counter() - started
-        return Stage("train", read_record(record), reused=False, elapsed_s=elapsed_s)
     with locked(folder.path / ".lock"):  # a twin waits, then finds the record
-        return once("train", record, lambda: _train(spec, home, snapshot, folder))
+        stage = once("train", record, lambda: _train(spec, home, snapshot, folder))
+        bring_training(folder, stage.value["digest"])
+        if not was_there:
+            forget_checkpoint(folder)
+    value = {**stage.value, "path": str(folder.path)}
+    elapsed_s = perf_counter() - started
+    return Stage("train", value, reused=was_there or stage.reused, elapsed_s=elapsed_s)
 
 
 def _launch(spec: Spec, home: Home, snapshot_path: str, folder: RunFolder) -> None:
@@ -140,7 +155,9 @@ def _train(
 ) -> Mapping[str, Any]:
     """Prepare, fit and, as the rank that leads, write the artifact; alone, heed the main thread."""
     preprocessor = fit_preprocessor(snapshot)
-    if not ranks.leads:
+    if ranks.leads:
+        bring_checkpoint(folder)
+    else:
         ranks.wait()  # until it is decided, and written down, where the rows are
     train = training_rows(
         snapshot, preprocessor, as_begun(spec.training, folder), home.root / "packed"
@@ -183,10 +200,11 @@ def _train(
         return {}
     steps = state.step
     checkpoint.load_latest(folder.best, state)
+    digest = _save_artifact(folder, state, snapshot, preprocessor, golden)
+    share_training(folder, digest)
     return {
-        "path": str(folder.path),
         "run_id": folder.run_id,
-        "digest": _save_artifact(folder, state, snapshot, preprocessor, golden),
+        "digest": digest,
         "steps": steps,
         "best_step": progress.stopping.best_step,
         "valid_elbo_nats": progress.stopping.best_nats,
@@ -218,7 +236,7 @@ def _fit(
     Where `stop` is set, the end is the next step (of several ranks, the next report), and what
     there is by then is saved.
     """
-    plan, ranks = state.plan, state.ranks
+    plan, ranks, uploads = state.plan, state.ranks, Uploads(folder)
     total = plan.total_steps(len(train))
     progress.since = perf_counter()
 
@@ -235,16 +253,19 @@ def _fit(
             shutil.rmtree(folder.checkpoints, ignore_errors=True)
             checkpoint.save(folder.checkpoints, state, progress.to_mapping())
             _forget_after(folder.metrics, state.step)
+            uploads.upload()
 
     every = report_every(len(train), plan)
     for report in reports(state, batches, report_every=every, go_back=go_back):
         if ranks.leads:
             valid_nats = _record(state, report, valid, folder, progress, len(train))
             advance("train", state.step, total, f"valid ELBO {valid_nats:.2f} nats")
+            uploads.offer()
         if ranks.any(stop.is_set() or progress.stopping.exhausted):
             break
     if stop.is_set() and ranks.leads:
         checkpoint.save(folder.checkpoints, state, progress.to_mapping())
+        uploads.upload()
         logger.warning("stopped at step %d of %d; run again to resume there", state.step, total)
 
 
@@ -330,7 +351,6 @@ def _plan(
     model = {key: value for key, value in config.to_mapping().items() if key != "columns"}
     return {
         "fingerprint": snapshot.fingerprint,
-        "snapshot": str(snapshot.path),
         "source": spec.dataset.source,
         "rows": snapshot.rows,
         "spec": spec.model_dump(mode="json"),

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from data.publication import replace_file
-from flows.settings import HOME_VARIABLE, LOGGERS, NO_PICKLES, POOL, Home
+from flows.settings import HOME_VARIABLE, LOGGERS, NO_PICKLES, POOL, Home, check_registry
 
 LOOPBACK = "127.0.0.1"
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000  # the usual ones, where they are free
@@ -83,7 +83,11 @@ def running(
 
     Raises:
         StartError: a port is taken, a server did not start, or another one runs for this home.
+        HomeError: the home is in a bucket, and MLflow's server would keep its versions in a
+            file of this machine.
     """
+    if "MLFLOW_BACKEND_STORE_URI" not in os.environ:
+        check_registry(home)
     home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     with ExitStack() as ending:
         lock = ending.enter_context(_sole(home))

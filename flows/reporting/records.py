@@ -17,7 +17,9 @@ from data.features import latest_of
 from data.profile import Profile
 from data.publication import digest_of, file_digest, read_manifest
 from data.snapshot import Snapshot, open_snapshot
+from data.working_copy import bring, place_of
 from flows.lookup import NotFoundError, near
+from flows.run_copies import bring_run
 from flows.runs import RunFolder, read_metrics, read_record
 from flows.settings import Home
 
@@ -59,7 +61,7 @@ class Records:
     @cached_property
     def snapshot(self) -> Snapshot:
         """What the model was trained on."""
-        return open_snapshot(Path(self.plan["snapshot"]))
+        return open_snapshot(self.folder.snapshot)
 
     @property
     def contract(self) -> Contract:
@@ -92,8 +94,8 @@ class Records:
         manifest = read_manifest(path, format=FEATURES, version=FEATURES_VERSION)
         return {
             "id": publication,
-            "path": str(path),
-            "data": str(path / "data"),
+            "path": str(place_of(path)),
+            "data": str(place_of(path / "data")),
             "model_version": version,
             "rows": manifest["rows"],
             "columns": manifest["columns"],
@@ -146,6 +148,7 @@ def newest_run(home: Home, name: str) -> tuple[RunFolder, Path]:
     Raises:
         NotFoundError: there is none.
     """
+    bring(home.runs, "*/plan.json", "*/evaluation-*.json")
     measured: dict[str, list[tuple[int, RunFolder, Path]]] = {}
     for plan in sorted(home.runs.glob("*/plan.json")):
         folder = RunFolder(plan.parent)
@@ -158,6 +161,7 @@ def newest_run(home: Home, name: str) -> tuple[RunFolder, Path]:
             f"no run of {name!r} has been trained and measured{near(name, sorted(measured))}"
         )
     _, folder, record = max(measured[name], key=lambda run: run[0])
+    bring_run(folder)
     return folder, record
 
 

@@ -7,7 +7,6 @@ room: the same rows whatever their order, and rows that the model was not traine
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,7 @@ from data.encoding import EncodedColumn
 from data.preprocessing import Preprocessor
 from data.snapshot import Snapshot, open_snapshot
 from flows import handoff
-from flows.runs import RunFolder, read_record
+from flows.runs import RunFolder
 from vae_engine.artifact import load_model
 from vae_engine.config import Column
 from vae_engine.encoding import encode
@@ -46,7 +45,7 @@ class Specimen:
     @classmethod
     def of(cls, folder: RunFolder) -> "Specimen":
         """Read the run's model and encode a sample of its snapshot."""
-        snapshot = open_snapshot(Path(read_record(folder.plan)["snapshot"]))
+        snapshot = open_snapshot(folder.snapshot)
         preprocessor = Preprocessor.from_json(folder.preprocessor.read_text("utf-8"))
         model = load_model(folder.model)
         limit = max(MIN_ROWS, min(ROWS, ENTRIES // preprocessor.features))

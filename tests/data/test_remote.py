@@ -1,11 +1,16 @@
 import http.server
+import os
+import socket
+import socketserver
 import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs
@@ -14,7 +19,7 @@ import pytest
 
 from data.addresses import VARIABLE
 from data.formats import SourceError
-from data.remote import RemoteFile
+from data.remote import RemoteFile, remote
 from data.sources import Source, open_source
 
 CSV = b"a,b\n1,x\n2,y\n"
@@ -249,6 +254,74 @@ def test_the_digest_of_an_object_changes_when_it_is_written(
         digests.append(open_source("s3://bucket/new").digest)
 
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_an_object_is_read_on_where_the_connection_broke(
+    bucket: pyarrow.fs.FileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RELIABILITY 2a, interrupted download."""
+    rows = [f"{k:09d}" for k in range(300_000)]
+    with bucket.open_output_stream("bucket/long/d.csv") as stream:
+        stream.write("\n".join(["a", *rows]).encode())
+    with cut_off(os.environ["AWS_ENDPOINT_URL"], after_bytes=1_000_000) as (address, cuts):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        found = rows_of(open_source("s3://bucket/long"))
+
+    assert len(cuts) == 1
+    assert found == [{"a": int(row)} for row in rows]
+
+
+def test_an_object_that_changes_while_it_is_read_is_refused(
+    bucket: pyarrow.fs.FileSystem,
+) -> None:
+    def write(text: bytes) -> None:
+        with bucket.open_output_stream("bucket/moving/e.csv") as stream:
+            stream.write(text)
+
+    write(b"a\n1\n")
+    source = remote("s3://bucket/moving")
+    write(b"a\n2\n")
+    with pytest.raises(SourceError, match=r"e.csv was changed while it was read; run again"):
+        source.local()
+
+
+@contextmanager
+def cut_off(address: str, *, after_bytes: int) -> Iterator[tuple[str, list[int]]]:
+    """A way to a server that breaks once, when an answer has come this far."""
+    there = urlsplit(address)
+    cuts: list[int] = []
+
+    class Way(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            server = socket.create_connection((there.hostname or "", there.port or 0))
+            asking = threading.Thread(target=pumped, args=(self.request, server))
+            asking.start()
+            done = 0
+            with suppress(OSError):
+                while block := server.recv(65_536):
+                    done += len(block)
+                    if done > after_bytes and not cuts:
+                        cuts.append(done)
+                        break
+                    self.request.sendall(block)
+            for end in (self.request, server):
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+            asking.join()
+            server.close()
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Way) as way:
+        thread = threading.Thread(target=way.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{way.server_address[1]}", cuts
+        way.shutdown()
+        thread.join()
+
+
+def pumped(one: socket.socket, other: socket.socket) -> None:
+    with suppress(OSError):
+        while block := one.recv(65_536):
+            other.sendall(block)
 
 
 def test_nothing_in_a_bucket_is_an_error(bucket: pyarrow.fs.FileSystem) -> None:

@@ -30,7 +30,7 @@ class Finished:
 
 
 def latents(
-    *arguments: str | Path, home: Path, server: str | None = None
+    *arguments: str | Path, home: str | Path, server: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own, as a user does.
 

@@ -1,6 +1,7 @@
-"""A team's set-up: PostgreSQL behind both servers, artifacts in S3, secrets in none of it.
+"""A team's set-up: PostgreSQL behind both servers, home and artifacts in S3, secrets in none of it.
 
-The home itself is on a disk that the machines share.
+The worker's runs have the key and the address of the bucket from Prefect's blocks; the servers
+have neither.
 """
 
 import json
@@ -16,7 +17,9 @@ import psycopg
 import pytest
 from pydantic import ValidationError
 
+from data.bucket import S3Path
 from data.features import open_features
+from data.working_copy import working_copy
 from flows.spec import Spec, SpecError, load_spec
 from tests.flows.conftest import latents
 from tests.flows.services import Postgres, object_store, postgres
@@ -26,6 +29,7 @@ from tests.flows.test_deployments import deploy
 PASSWORD = "canary-of-the-database"
 SECRET = "canary-of-the-bucket"
 BUCKET = "latents"
+HOME = f"s3://{BUCKET}/team/home"
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Team:
     stack: Stack
     database: Postgres
     store: str
+    folder: Path  # with all that this machine keeps
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +47,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     with (
         postgres(PASSWORD, ["prefect", "mlflow", "features"]) as database,
         object_store(BUCKET, folder) as store,
+        pytest.MonkeyPatch.context() as patch,
     ):
         environment = {
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": database.address(
@@ -52,8 +58,12 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
             "AWS_ACCESS_KEY_ID": "latents",
             "AWS_DEFAULT_REGION": "us-east-1",
         }
-        with latents_up(folder / "home", environment) as stack:
-            yield Team(stack, database, store)
+        patch.setenv("LATENTS_CACHE", str(folder / "cache"))
+        with latents_up(working_copy(HOME), environment) as stack:
+            patch.setenv("AWS_ACCESS_KEY_ID", "latents")
+            patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+            patch.setenv("AWS_ENDPOINT_URL", store)
+            yield Team(stack, database, store, folder)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +74,7 @@ def run(team: Team, digits: Path) -> dict[str, Any]:
     made = deploy(
         team.stack, digits, "shared",
         "--secret", "AWS_SECRET_ACCESS_KEY=bucket-secret",
-        "--secret", "MLFLOW_S3_ENDPOINT_URL=bucket-address",
+        "--secret", "AWS_ENDPOINT_URL=bucket-address",
     )  # fmt: skip
     ended = team.stack.ended(team.stack.start(made["id"]))
     assert ended["state_type"] == "COMPLETED", ended["state"]
@@ -109,19 +119,19 @@ def test_the_run_is_in_the_databases_and_the_bucket(team: Team, run: dict[str, A
     assert any(name.endswith("model.safetensors") for name in names)
     assert any(name.endswith("gate.json") for name in names)
     assert any(name.endswith("report.html") for name in names)
-    assert open_features("shared", home=team.stack.home, verify=True).rows == 1797
+    assert open_features("shared", home=HOME, verify=True).rows == 1797
 
 
 def test_features_are_a_table_of_the_database(team: Team, run: dict[str, Any]) -> None:
     address = team.database.address("features")
-    done = latents("features", "shared", "--to", address, "--json", home=team.stack.home)
-    again = latents("features", "shared", "--to", address, "--json", home=team.stack.home)
+    done = latents("features", "shared", "--to", address, "--json", home=HOME)
+    again = latents("features", "shared", "--to", address, "--json", home=HOME)
 
     assert done.returncode == again.returncode == 0, done.stderr
     assert PASSWORD not in done.stdout + done.stderr
     assert not json.loads(done.stdout)["reused"]
     assert json.loads(again.stdout)["reused"]
-    ours = open_features("shared", home=team.stack.home).to_pandas()
+    ours = open_features("shared", home=HOME).to_pandas()
     with psycopg.connect(address) as connection:
         rows = connection.execute(
             "select id, split, label, z_mean_000, z_stddev_001, model_version from shared"
@@ -137,7 +147,7 @@ def test_features_are_a_table_of_the_database(team: Team, run: dict[str, Any]) -
 
 def test_a_database_that_refuses_is_named_without_its_password(team: Team) -> None:
     wrong = team.database.address("nowhere")
-    done = latents("features", "shared", "--to", wrong, home=team.stack.home)
+    done = latents("features", "shared", "--to", wrong, home=HOME)
 
     assert done.returncode == 1
     assert "nowhere" in done.stderr
@@ -145,16 +155,18 @@ def test_a_database_that_refuses_is_named_without_its_password(team: Team) -> No
 
 
 def test_no_secret_is_kept_anywhere(team: Team, run: dict[str, Any]) -> None:
-    """Not in the home (logs, records, manifests, reports), nor in what the servers store."""
+    """Not in the bucket, nor in working copies and logs, nor in what the servers store."""
     kept = {
-        str(path.relative_to(team.stack.home)): path.read_bytes()
-        for path in team.stack.home.rglob("*")
+        str(path.relative_to(team.folder)): path.read_bytes()
+        for path in team.folder.rglob("*")
         if path.is_file()
     }
+    kept |= {str(place): place.read_bytes() for place in S3Path(BUCKET).objects()}
     kept |= {name: team.database.dump(name).encode() for name in ("prefect", "mlflow")}
     deployed = team.stack.deployment("shared")
 
-    assert any(name.startswith("logs/") for name in kept)
+    assert any("/logs/" in name for name in kept)
+    assert any(name.startswith(HOME) for name in kept)
     for name, content in kept.items():
         assert SECRET.encode() not in content, name
         assert PASSWORD.encode() not in content, name
