@@ -1,8 +1,10 @@
 """Moving the alias `champion`, by the gate or by hand, and pointing readers at its features."""
 
+from pathlib import Path
 from typing import Any
 
 from data.features import latest_of, open_features, write_latest
+from data.publication import locked
 from data.snapshot import open_snapshot
 from data.working_copy import bring, bring_published
 from flows import tracking
@@ -15,8 +17,16 @@ from flows.tracking import Registered
 from flows.vault import fetched
 
 
+def registry_lock(home: Home, model: str) -> Path:
+    """The lock under which aliases of `model` move: the registry itself lets the last one win."""
+    return home.root / f".registry-{model}.lock"
+
+
 def crown(home: Home, model: str, version: int, dataset: str) -> None:
-    """Make `version` champion and let `open_features` follow, if it has a publication."""
+    """Make `version` champion and let `open_features` follow, if it has a publication.
+
+    The alias, its journal and the readers' pointer are three writes: call it under the lock.
+    """
     tracking.set_alias(home, model, tracking.CHAMPION, version)
     point_readers(home, dataset, version)
 
@@ -56,12 +66,14 @@ def promote(home: Home, model: str, version: int) -> dict[str, Any]:
     before = [found.version for found in known if tracking.CHAMPION in found.aliases]
     dataset = chosen[0].tags.get("latents.dataset", model)
     publication = _published(home, chosen[0], dataset)
-    crown(home, model, version, dataset)
+    with locked(registry_lock(home, model)):
+        crown(home, model, version, dataset)
+        history = tracking.champions(home, model)
     return {
         "model": model,
         "champion": version,
         "before": before[0] if before else None,
-        "history": tracking.champions(home, model),
+        "history": history,
         "publication": publication,
     }
 

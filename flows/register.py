@@ -18,7 +18,7 @@ from flows import measurements, tracking
 from flows.evaluate import log_marginal_of
 from flows.gate import GateError, Verdict, judge
 from flows.input_example import input_example
-from flows.promotion import crown
+from flows.promotion import crown, registry_lock
 from flows.runs import RunFolder, Stage, read_metrics, read_record
 from flows.settings import Home
 from flows.spec import Spec
@@ -40,7 +40,7 @@ def register_model(
     """
     started = perf_counter()
     folder = RunFolder(Path(run_path))
-    with locked(home.root / f".registry-{spec.model_name}.lock"):
+    with locked(registry_lock(home, spec.model_name)):
         tracking_run = _synced(spec, home, folder, evaluation)
         registered, is_new = _version(spec, home, folder, tracking_run, evaluation)
         tracking.end_run(home, tracking_run)

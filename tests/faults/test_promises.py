@@ -138,6 +138,16 @@ def test_i6_each_row_once_in_its_order_or_nothing(
     assert not list(home.features.glob("t/*/publication=*"))
 
 
+def test_i6_columns_are_told_by_name(home: Home, snapshot: Snapshot) -> None:
+    """A table whose columns come in another order is the same snapshot."""
+    rows = table()
+    order = ["x2", "x0", "id", "x3", "x1"]
+
+    again = ingest(rows.select(order), name="t", root=home.datasets, key="id")
+
+    assert again.table().equals(snapshot.table())
+
+
 def test_i7_no_infinity_enters_and_none_leaves(
     home: Home, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
