@@ -32,11 +32,13 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 # Peers run in an environment of their own, where they install.
+PEERS := build/peers/bin/python
 bench: install-dev
-	$(BIN)/python -m tests.benchmarks.encoding
+	-$(PYTHON) -m venv build/peers && $(PEERS) -m pip install -q torch==2.13.0 pythae pyarrow pandas polars 'dask[distributed,dataframe]' 'ray[data]'
+	$(BIN)/python -m tests.benchmarks.encoding 1000000 $$($(PEERS) -c 'import dask, polars, ray' >/dev/null 2>&1 && echo $(PEERS))
 	$(BIN)/python -m tests.benchmarks.loading rates
-	-$(PYTHON) -m venv build/peers && build/peers/bin/pip install -q torch==2.13.0 pythae
-	$(BIN)/python -m tests.benchmarks.marginal $$(build/peers/bin/python -c 'import pythae' >/dev/null 2>&1 && echo --pythae build/peers/bin/python)
+	$(BIN)/python -m tests.benchmarks.marginal $$($(PEERS) -c 'import pythae' >/dev/null 2>&1 && echo --pythae $(PEERS))
+	$(BIN)/python -m tests.benchmarks.growth
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -1,12 +1,15 @@
 """How fast rows become published features, and how near that is to what the cores allow.
 
-    python -m tests.benchmarks.encoding [ROWS]        1,000,000 without it
+    python -m tests.benchmarks.encoding [ROWS [PYTHON]]        1,000,000 without it
 
 Rows of 784 bytes (fixed_size_binary) through a 784-500-20 encoder. Ingested once, outside the
 timing. Then reading, the encoder's matrix products and writing, each alone on one thread, in
 core-seconds; the limit is all cores divided by their sum; and the whole, as `latents encode`
 does it, in a process of its own. Where other processes want the cores too, the time of the whole
 is longer than its share says: so the ratio is given by the clock and by core-seconds.
+
+PYTHON is the interpreter of an environment with pandas, Polars, Dask and Ray: the same rows by a
+script in each (`tests.benchmarks.encoding_peers`), beside ours. `make bench` makes one.
 """
 
 import os
@@ -31,6 +34,7 @@ from flows.encode import publish
 from flows.row_encoder import cores
 from flows.settings import Home
 from flows.spec import load_spec
+from tests.benchmarks.encoding_peers import PEERS
 from vae_engine.artifact import save_model
 from vae_engine.config import Column, ModelConfig
 from vae_engine.model import VAE, build_model
@@ -174,7 +178,35 @@ def _peak_kb() -> int:
     return int(status.partition("VmHWM:")[2].split()[0])
 
 
-def main(rows: int) -> None:
+def peers(folder: Path, python: str, rows: int, ours: float) -> None:
+    """The same rows to the same features by other tools; `ours` is our rows per second."""
+    weights = model().state_dict()
+    named = {"w1": "encoder.layers.0.weight", "b1": "encoder.layers.0.bias"}
+    named |= {"w2": "head.weight", "b2": "head.bias"}
+    np.savez(folder / "weights.npz", **{k: weights[name].numpy() for k, name in named.items()})
+    script = str(Path(__file__).with_name("encoding_peers.py"))
+    for name in PEERS:
+        out = folder / name
+        out.mkdir()
+        arguments = [
+            name,
+            str(folder / "images.parquet"),
+            str(folder / "weights.npz"),
+            str(out),
+        ]
+        done = subprocess.run(
+            [python, script, *arguments], check=False, capture_output=True, text=True
+        )
+        if done.returncode:
+            say(f"{name:<7} does not run here: {done.stderr.strip().splitlines()[-1]}")
+            continue
+        written = pq.read_table(out, columns=["id"])
+        assert len(written) == rows, f"{name} wrote {len(written)} rows"
+        rate = rows / float(done.stdout.split()[-1])
+        say(f"{name:<7} {rate:,.0f} rows/s; ours is {ours / rate:.2f} times as fast")
+
+
+def main(rows: int, python: str | None = None) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -198,13 +230,15 @@ def main(rows: int) -> None:
             f"       {core_s / rows * 1e6:.2f} core-µs a row, {by_cores / limit:.0%} of the limit"
         )
         say(f"       peak {peak_kb / 1024:,.0f} MB")
+        if python is not None:
+            peers(folder, python, rows, rows / elapsed_s)
 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["whole", folder_name, path]:
             whole(Path(folder_name), path)
-        case [count]:
-            main(int(count))
+        case [count, *python]:
+            main(int(count), *python)
         case _:
             main(1_000_000)
