@@ -167,12 +167,26 @@ def _sqlite(url: str) -> Iterator[Ask]:
     import adbc_driver_sqlite.dbapi
 
     path = _file_of(url)
+    _refuse_cut_page(path)
     with (
         _explained(url, adbc_driver_manager.Error),
         adbc_driver_sqlite.dbapi.connect(f"file:{quote(str(path))}?mode=ro") as connection,
         connection.cursor() as cursor,
     ):
         yield lambda query: _asked(cursor, query)
+
+
+def _refuse_cut_page(path: Path) -> None:
+    """Refuse a SQLite file that ends within a page: what is missing would be read as zeros."""
+    with path.open("rb") as file:
+        start = file.read(18)
+    page = int.from_bytes(start[16:18]) or 1
+    size, page_bytes = path.stat().st_size, 1 << 16 if page == 1 else page
+    if size % page_bytes:
+        raise SourceError(
+            f"{path} has {size:,} bytes, no whole number of pages of {page_bytes:,}; "
+            f"it is damaged or cut short: write it again"
+        )
 
 
 @contextmanager

@@ -239,3 +239,13 @@ def test_text_that_is_no_text_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(SourceError, match=r"t\.db gives no rows: .*Invalid UTF8"):
         open_source(f"sqlite:///{path}").schema  # noqa: B018
+
+
+@pytest.mark.parametrize("missing", [1, 1000, 4095])
+def test_a_page_that_is_cut_is_no_page_of_zeros(lite: str, missing: int) -> None:
+    """SQLite fills it up, and rows become others."""
+    path = Path(lite.removeprefix("sqlite:///"))
+    path.write_bytes(path.read_bytes()[:-missing])
+
+    with pytest.raises(SourceError, match=r"no whole number of pages of 4,096; it is damaged"):
+        open_source(lite).schema  # noqa: B018

@@ -98,22 +98,26 @@ def test_a_spec_says_what_it_says(value: str) -> None:
     assert load_spec("mnist", [f"dataset.label={value!r}"]).dataset.label == value
 
 
-def modules() -> list[tuple[str, str]]:
-    """Every name that the product's code imports or looks up, with the file that does."""
-    found = []
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-                where = str(path.relative_to(ROOT))
-                if isinstance(node, ast.Import):
-                    found += [(where, name.name) for name in node.names]
-                elif isinstance(node, ast.ImportFrom):
-                    found += [(where, f"{node.module}.{name.name}") for name in node.names]
-                elif isinstance(node, ast.Attribute):
-                    found.append((where, ast.unparse(node)))
-                elif isinstance(node, ast.Name):
-                    found.append((where, node.id))
-    return found
+@pytest.fixture(scope="module")
+def code() -> list[tuple[str, ast.AST]]:
+    """Every node of the product's code, with the file that it is in."""
+    return [
+        (str(path.relative_to(ROOT)), node)
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+    ]
+
+
+def names_of(node: ast.AST) -> list[str]:
+    """What the node imports or looks up."""
+    if isinstance(node, ast.Import):
+        return [name.name for name in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return [f"{node.module}.{name.name}" for name in node.names]
+    if isinstance(node, ast.Attribute):
+        return [ast.unparse(node)]
+    return [node.id] if isinstance(node, ast.Name) else []
 
 
 CLOSED = re.compile(
@@ -124,29 +128,31 @@ CLOSED = re.compile(
 )
 
 
-def test_no_code_of_ours_runs_what_it_reads(cases: Cases) -> None:
-    """RELIABILITY 2d, malicious pickle, archives: neither imported nor called; see also ruff."""
-    names = modules()
-    cases("2d no pickle, no eval", len({where for where, _ in names}))
+def test_no_code_of_ours_runs_what_it_reads(
+    code: list[tuple[str, ast.AST]], cases: Cases
+) -> None:
+    """RELIABILITY 2d, malicious pickle: neither imported nor called; see also ruff."""
+    cases("2d no pickle, no eval", len({where for where, _ in code}))
 
-    assert [found for found in names if CLOSED.search(found[1])] == []
+    named = [(where, name) for where, node in code for name in names_of(node)]
+    assert [found for found in named if CLOSED.search(found[1])] == []
     assert CLOSED.search("torch.load")
     assert NO_PICKLES == {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
     assert QUIET["PREFECT_RESULTS_DEFAULT_SERIALIZER"] == "json"
 
 
-def test_what_is_unpacked_is_unpacked_as_data(cases: Cases) -> None:
+def test_what_is_unpacked_is_unpacked_as_data(
+    code: list[tuple[str, ast.AST]], cases: Cases
+) -> None:
     """RELIABILITY 2d, archives: no links, no devices, no names outside; NumPy without pickles."""
     cases("2d archives")
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-                if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                    given = {k.arg: ast.unparse(k.value) for k in node.keywords}
-                    if node.func.attr in ("extract", "extractall"):
-                        assert given.get("filter") == "'data'", path
-                    if ast.unparse(node.func) == "np.load":
-                        assert given["allow_pickle"] == "False", path
+    for where, node in code:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            given = {k.arg: ast.unparse(k.value) for k in node.keywords}
+            if node.func.attr in ("extract", "extractall"):
+                assert given.get("filter") == "'data'", where
+            if ast.unparse(node.func) == "np.load":
+                assert given["allow_pickle"] == "False", where
 
 
 def test_the_rules_against_it_are_on() -> None:
