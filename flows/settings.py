@@ -8,6 +8,7 @@ prefect or mlflow is imported: both read the environment at import.
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 HOME_VARIABLE = "LATENTS_HOME"
 DEFAULT_HOME = "latents-home"
 SCHEME = "s3://"
+PRIVATE = 0o027  # what files are made without: nothing for others, no writing for the group
 POOL = "latents"  # the work pool of deployments, and what `latents up` runs a worker for
 LOGGERS = "flows,data,vae_engine"  # whose log lines Prefect's pages show
 
@@ -36,7 +38,7 @@ NO_PICKLES = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
 
 
 class HomeError(ValueError):
-    """The address of a home is none, or a home in a bucket lacks a registry that others see."""
+    """The address of a home is none, anyone may write to it, or its registry is not for all."""
 
 
 @dataclass(frozen=True)
@@ -135,9 +137,19 @@ def prepare_environment(home: Home, *, debug: bool = False) -> None:
     """Point Prefect and MLflow into `home`, and keep both quiet and off the network.
 
     What the user has set in the environment stays as it is, with one exception: pickles are
-    never deserialized. Where `latents up` runs for this home, its servers are used.
+    never deserialized. Where `latents up` runs for this home, its servers are used. What this
+    process writes from now on is not for others to read.
+
+    Raises:
+        HomeError: anyone may write to the home.
     """
+    os.umask(os.umask(PRIVATE) | PRIVATE)
     home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if home.root.stat().st_mode & stat.S_IWOTH:
+        raise HomeError(
+            f"anyone may write to the home {home.root}, and so change what it holds; "
+            f"take that away: chmod o-w {home.root}"
+        )
     defaults = {
         **QUIET,
         **running_servers(home),
