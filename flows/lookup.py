@@ -56,6 +56,7 @@ def publication(home: Home, name: str) -> dict[str, Any]:
         "rows": manifest["rows"],
         "latents": features.latents,
         "columns": [[field.name, str(field.type)] for field in features.schema],
+        "read": f"open_features({name!r}, home={home.address!r})",
         "manifest": manifest,
     }
 

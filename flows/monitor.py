@@ -19,7 +19,7 @@ from data.drift import ColumnDrift, DriftReport, baseline_of, drift_of
 from data.publication import canonical_json, replace_file
 from data.recipe import Recipe
 from data.snapshot import open_snapshot
-from data.working_copy import bring_published, share
+from data.working_copy import share
 from flows import tracking
 from flows.events import DRIFTED, announce
 from flows.ingest import ingest_dataset, source_settings
@@ -43,7 +43,6 @@ def monitor(spec: Spec, home: Home, source: str | None = None) -> dict[str, Any]
     champion = _champion(home, spec.model_name)
     folder = RunFolder(home.runs / champion.tags.get("latents.run_id", ""))
     bring_run(folder)
-    bring_published(home.datasets / spec.dataset.name)
     if not folder.plan.exists():
         raise NotFoundError(
             f"{champion.name} version {champion.version} was not trained in this home, so its "

@@ -20,7 +20,7 @@ from time import perf_counter
 
 from data.bucket import BucketError, S3Path
 from data.publication import file_digest
-from data.working_copy import bring, copy_of, refresh
+from data.working_copy import bring, bring_published, copy_of, refresh
 from flows.runs import RunFolder, read_record
 
 logger = logging.getLogger(__name__)
@@ -31,9 +31,11 @@ LEAST_S = 30.0  # between two of them
 
 
 def bring_run(folder: RunFolder) -> None:
-    """Bring what other machines left of a run: its records and, if it is trained, its model."""
+    """Bring what other machines left of a run: records, model, and what snapshot it is of."""
     bring(folder.path, *RECORDS)
     refresh(folder.record("drift"))
+    if folder.plan.exists():
+        bring_published(folder.snapshot)
     trained = folder.record("trained")
     if trained.exists():
         bring_training(folder, read_record(trained)["digest"])

@@ -162,7 +162,7 @@ def publication(value: Mapping[str, Any], console: Console) -> None:
         names if len(names) <= 12 else [*names[:8], f"… {len(names) - 10} more", *names[-2:]]
     )
     table.add_row("columns", "\n".join(shown))
-    table.add_row("read it with", f"[bold]open_features({value['name']!r})[/]")
+    table.add_row("read it with", f"[bold]{value['read']}[/]")
     console.print(table)
 
 

@@ -91,11 +91,12 @@ class Records:
             / f"model_version=v{version}"
             / f"publication={publication}"
         )
-        manifest = read_manifest(path, format=FEATURES, version=FEATURES_VERSION)
+        place = place_of(path)
+        manifest = read_manifest(place, format=FEATURES, version=FEATURES_VERSION)
         return {
             "id": publication,
-            "path": str(place_of(path)),
-            "data": str(place_of(path / "data")),
+            "path": str(place),
+            "data": str(place / "data"),
             "model_version": version,
             "rows": manifest["rows"],
             "columns": manifest["columns"],

@@ -230,8 +230,7 @@ def snippets(records: Records) -> list[tuple[str, str]]:
         return []
     name, key, data = records.snapshot.name, records.snapshot.key, publication["data"]
     first = "z_mean" if "z_mean" in publication["columns"] else "z_mean_000"
-    home = str(records.home.root)
-    opened = f"open_features({_quoted(name)}, home={_quoted(home)}"
+    opened = f"open_features({_quoted(name)}, home={_quoted(records.home.address)}"
     return [
         (
             "This project, with checks",

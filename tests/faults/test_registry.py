@@ -209,7 +209,7 @@ def test_a_tampered_version_does_not_become_champion(three_versions: Place) -> N
     three_versions.restore()
     home = Home(three_versions.path)
     shutil.rmtree(home.root / "models", ignore_errors=True)
-    (stored,) = home.artifacts.rglob("model.safetensors")
+    (stored,) = Path(home.artifacts).rglob("model.safetensors")
     content = bytearray(stored.read_bytes())
     content[-3] ^= 1
     stored.write_bytes(content)

@@ -20,6 +20,9 @@ from pydantic import ValidationError
 from data.bucket import S3Path
 from data.features import open_features
 from data.working_copy import working_copy
+from flows.monitor import monitor
+from flows.report import write_latest_report
+from flows.settings import resolve_home
 from flows.spec import Spec, SpecError, load_spec
 from tests.flows.conftest import latents
 from tests.flows.services import Postgres, object_store, postgres
@@ -152,6 +155,26 @@ def test_a_database_that_refuses_is_named_without_its_password(team: Team) -> No
     assert done.returncode == 1
     assert "nowhere" in done.stderr
     assert PASSWORD not in done.stdout + done.stderr
+
+
+def test_another_machine_reports_and_watches(
+    team: Team,
+    run: dict[str, Any],
+    digits: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has nothing but the address of the home and of the registry."""
+    monkeypatch.setenv("LATENTS_CACHE", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", team.stack.mlflow)
+    home = resolve_home(HOME)
+
+    report = write_latest_report(home, "shared")
+    found = monitor(load_spec(str(digits), ["dataset.name=shared"]), home)
+
+    assert HOME in report.read_text()
+    assert not found["drifted"]
+    assert list(S3Path.at(HOME).glob("runs/shared-*/drift.json"))
 
 
 def test_no_secret_is_kept_anywhere(team: Team, run: dict[str, Any]) -> None:
