@@ -4,13 +4,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench install install-dev clean
+.PHONY: demo test faults regressions check bench install install-dev clean
 
 demo: install
 	$(BIN)/latents run mnist
 
 test: install-dev
 	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadgroup
+
+# The fault suite whole, with its table of promises; `make test` tries a part of it.
+faults: install-dev
+	FAULTS=whole $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile tests/faults
+
+# Planted regressions, each of which that suite must notice.
+regressions: install-dev
+	$(BIN)/python -m tests.faults.regressions
 
 check: install-dev
 	$(BIN)/ruff check .

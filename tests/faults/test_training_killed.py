@@ -1,22 +1,30 @@
 """RELIABILITY I3: a training that was killed, wherever, ends in the weights of one that was not."""
 
+import os
 import shutil
+import signal
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import torch
+import typer
 
 import flows.train
 from flows.ingest import ingest_dataset
 from flows.runs import RunFolder, read_metrics, read_record
+from flows.session import session
 from flows.settings import Home
 from flows.spec import Spec
+from flows.stopping import until
 from tests.faults.conftest import Cases
-from tests.faults.crashes import deaths, die, in_child, killed
+from tests.faults.crashes import begun, deaths, die, in_child, killed, wait
 from tests.faults.effort import whole_or
 from tests.faults.small import contents, spec_of, trained, written
+from tests.flows.stack import wait_for
 from tests.vae_engine.rows import plan
 from vae_engine import checkpoint
 from vae_engine.config import Column, ModelConfig
@@ -102,6 +110,46 @@ def until_death(steps: Iterable[Any], last: int) -> Iterator[Any]:
         yield step
         if number == last:
             die()
+
+
+@pytest.mark.parametrize("grace_s", [None, 0.0, 0.02], ids=["patient", "at once", "soon"])
+def test_worker_cancelled_sigterm_then_kill(
+    spec: Spec,
+    straight: dict[str, Any],
+    tmp_path: Path,
+    grace_s: float | None,
+    cases: Cases,
+) -> None:
+    """Given time, it saves and says 143; killed before that, it resumes all the same."""
+    home = Home(tmp_path / "home")
+
+    def slow(steps: Iterable[Any], stop: Any) -> Iterator[Any]:
+        for step in until(stop, steps):
+            time.sleep(0.02)
+            yield step
+
+    def as_a_worker_runs_it() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(flows.train, "until", lambda stop, steps: slow(steps, stop))
+            try:
+                with session(str(home.root), quiet=True):
+                    trained(spec, home)
+            except typer.Exit as exit_:
+                os._exit(exit_.exit_code)
+
+    child = begun(as_a_worker_runs_it)
+    wait_for(lambda: list(home.runs.glob("*/checkpoints/step-*")), "a checkpoint", 60)
+    os.kill(child, signal.SIGTERM)
+    if grace_s is not None:
+        time.sleep(grace_s)
+        os.kill(child, signal.SIGKILL)
+    status = wait(child)
+
+    ended = 143 if not killed(status) else None
+    assert os.waitstatus_to_exitcode(status) == (ended or -signal.SIGKILL)
+    assert grace_s is not None or ended == 143
+    cases("2a worker cancelled: SIGTERM, then SIGKILL")
+    assert outcome(trained(spec, home)) == {**straight, "checkpoints": ANY}
 
 
 def stepped(to: int) -> TrainState:
