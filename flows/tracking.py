@@ -8,6 +8,7 @@ logged twice is one metric, a model version is found by its digest.
 import json
 import logging
 import os
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 RUN_TAG = "latents.run_id"
 DIGEST_TAG = "latents.digest"
+JOURNAL_TAG = "latents.champion."  # followed by the time in ns, and the version
 CHAMPION, CHALLENGER = "champion", "challenger"
 TABLES_TAG = "mlflow.loggedArtifacts"  # where the user interface looks for tables
 MAX_PARAM_LENGTH = 6000  # MLflow's limit for a value
@@ -323,26 +325,38 @@ def _registered(version: ModelVersion, aliases: Mapping[str, str]) -> Registered
 def set_alias(home: Home, name: str, alias: str, version: int) -> None:
     """Point `alias` at `version`, keeping the journal of champions in the model's tags.
 
-    MLflow keeps no history of aliases, so that a rollback needs one of our own.
+    MLflow keeps no history of aliases, so that a rollback needs one of our own. Every entry is a
+    tag of its own: a server writes tags one by one, so that of two writers none loses an entry.
     """
     with reaching(home) as connection:
+        model = connection.get_registered_model(name)
         if alias == CHAMPION:
-            journal = champions(home, name)
+            journal = _journal(model.tags)
             if not journal or journal[-1] != version:
-                connection.set_registered_model_tag(
-                    name, "latents.champions", json.dumps([*journal, version])
-                )
-            aliases = connection.get_registered_model(name).aliases
-            if CHALLENGER in aliases and int(aliases[CHALLENGER]) == version:
+                key = f"{JOURNAL_TAG}{time.time_ns()}.{version}"
+                connection.set_registered_model_tag(name, key, str(version))
+            if int(model.aliases.get(CHALLENGER, -1)) == version:
                 connection.delete_registered_model_alias(name, CHALLENGER)
         connection.set_registered_model_alias(name, alias, str(version))
 
 
 def champions(home: Home, name: str) -> list[int]:
-    """Every version that was champion, in order, the present one last."""
+    """Every version that was champion, in order, the present one last.
+
+    Of two writers at once the alias tells who came last; the journal may have it the other way.
+    """
     with reaching(home) as connection:
-        tags = connection.get_registered_model(name).tags
-    return list(json.loads(tags.get("latents.champions", "[]")))
+        model = connection.get_registered_model(name)
+    journal = _journal(model.tags)
+    present = int(model.aliases.get(CHAMPION, journal[-1] if journal else -1))
+    return journal if not journal or journal[-1] == present else [*journal, present]
+
+
+def _journal(tags: Mapping[str, str]) -> list[int]:
+    """The versions in the order of the times at which they were written down."""
+    entries = [key for key in tags if key.startswith(JOURNAL_TAG)]
+    entries.sort(key=lambda key: int(key.removeprefix(JOURNAL_TAG).partition(".")[0]))
+    return [int(tags[key]) for key in entries]
 
 
 def download_model(version: Registered, home: Home, to: Path) -> None:
