@@ -42,6 +42,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 # Peers run in an environment of their own, where they install.
 PEERS := build/peers/bin/python
 bench: install-dev
+	$(BIN)/python -m tests.benchmarks.bounds
 	-$(PYTHON) -m venv build/peers && $(PEERS) -m pip install -q torch==2.13.0 pythae pyro-ppl numpyro jax pyarrow pandas polars 'dask[distributed,dataframe]' 'ray[data]'
 	$(BIN)/python -m tests.benchmarks.encoding 1000000 $$($(PEERS) -c 'import dask, polars, ray' >/dev/null 2>&1 && echo $(PEERS))
 	$(BIN)/python -m tests.benchmarks.loading rates
