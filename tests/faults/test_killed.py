@@ -213,6 +213,6 @@ def test_kill_9_in_register(tmp_path: Path, cases: Cases) -> None:
         register()
         assert json.loads(json.dumps(in_registry(home, Path(run)))) == expected
 
-    for _ in deaths(register, prepared=place.restore, every=whole_or(5, 37), files=False):
+    for _ in deaths(register, prepared=place.restore, every=whole_or(5, 61), files=False):
         cases("2a kill -9 in register")
         succeeds(again)

@@ -82,7 +82,7 @@ def registered_once(spec: Spec, at: Measured, address: str | None = None) -> Non
 def test_mlflow_down_or_slow(spec: Spec, measured: Measured, cases: Cases) -> None:
     """A clear error within a bound, nothing lost; when it answers, one version."""
     measured[0].restore()
-    faults: tuple[Fault, ...] = get_args(Fault)
+    faults: tuple[Fault, ...] = whole_or(get_args(Fault), ("refuse", "503"))
     for fault in faults:
         with faulty(fault) as address:
             succeeds(partial(refused, spec, measured, address, 30.0))
@@ -227,7 +227,9 @@ def test_a_tampered_version_does_not_become_champion(three_versions: Place) -> N
 
 def test_a_store_that_was_half_made_is_made_whole(tmp_path: Path, cases: Cases) -> None:
     """MLflow makes its tables at the first call: whoever dies then must not lock out the next."""
-    for delay_s in whole_or((0.2, 0.5, 0.8, 1.1, 1.4, 1.8), (0.7,)):
+    if not WHOLE:
+        pytest.skip("making MLflow's tables again and again is for make faults")
+    for delay_s in (0.2, 0.5, 0.8, 1.1, 1.4, 1.8):
         home = Home(tmp_path / str(delay_s))
         home.root.mkdir()
         child = begun(partial(tracking.versions, home, "small"))

@@ -15,7 +15,7 @@ def test_soak(tmp_path: Path, cases: Cases) -> None:
     if not WHOLE:
         pytest.skip("the soak is of make faults")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.soak", "--runs", "40", "--home", str(tmp_path)],
+        [sys.executable, "-m", "tests.faults.soak", "--runs", "25", "--home", str(tmp_path)],
         capture_output=True,
         text=True,
         check=False,
