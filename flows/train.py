@@ -105,7 +105,8 @@ def train_model(spec: Spec, home: Home, snapshot_path: str) -> Stage:
     with locked(folder.path / ".lock"):
         bring_run(folder)
     was_there = record.exists()
-    if spec.execution.processes > 1 and not was_there:
+    launched = spec.execution.processes > 1 and not was_there
+    if launched:
         _launch(spec, home, snapshot_path, folder)
     with locked(folder.path / ".lock"):  # a twin waits, then finds the record
         stage = once("train", record, lambda: _train(spec, home, snapshot, folder))
@@ -114,7 +115,7 @@ def train_model(spec: Spec, home: Home, snapshot_path: str) -> Stage:
             forget_checkpoint(folder)
     value = {**stage.value, "path": str(folder.path)}
     elapsed_s = perf_counter() - started
-    return Stage("train", value, reused=was_there or stage.reused, elapsed_s=elapsed_s)
+    return Stage("train", value, reused=stage.reused and not launched, elapsed_s=elapsed_s)
 
 
 def _launch(spec: Spec, home: Home, snapshot_path: str, folder: RunFolder) -> None:
@@ -183,6 +184,7 @@ def _train(
     progress = Progress.of(saved, plan.patience)
     if saved is not None:
         logger.warning("resuming at step %d", state.step)
+    train = train.resident(plan.device)
     ranks.wait()  # until all have read the checkpoint that the next one may replace
     if ranks.leads:
         _forget_after(folder.metrics, state.step)
