@@ -263,7 +263,7 @@ def test_a_home_that_anyone_may_write_to_is_refused(
     done = latents(home, "features")
 
     assert done.returncode == (2 if refused else 0), done.stderr
-    assert ("chmod o-w" in done.stderr.replace("\n", " ")) is refused
+    assert ("chmod o-w" in " ".join(done.stderr.split())) is refused
 
 
 def test_a_home_is_made_for_its_owner_alone(
