@@ -88,11 +88,11 @@ class ExplicitGradient:
         assert isinstance(model.decoder, MLP)
         self.model, self.plan = model, plan
         draws = plan.batch_rows * plan.samples
-        self.workers = Workers(min(threads, max(2, share_count(draws))))
         self.encoder = Chain.of([*model.encoder.layers, model.head], plan.batch_rows)
         self.decoder = Chain.of([*model.decoder.layers, model.tail], draws)
         self.z = model.head.weight.new_empty(draws, model.latents)
         self.pixels = _black_and_white(model)
+        self.workers = Workers(min(threads, self._shares(draws)))
         self.shared = list(
             model.likelihood.parameters()
         )  # by all rows: noise scales, thresholds
@@ -225,6 +225,10 @@ class ExplicitGradient:
             tasks.append(Task(worker, bool(of_decoder), k))
         return tasks
 
+    def _shares(self, draws: int) -> int:
+        """One where autograd has a part in it: what it does in Python, it does one by one."""
+        return share_count(draws) if self.pixels else 1
+
     def _batch(self, rows: int) -> Batch:
         """Return the places of so many rows; a run has two such numbers, or one."""
         if rows not in self._batches:
@@ -233,7 +237,7 @@ class ExplicitGradient:
                 self.encoder = self.encoder.enlarged(rows)
                 self.decoder = self.decoder.enlarged(samples * rows)
                 self.z = self.z.new_empty(samples * rows, self.z.shape[1])
-            count = share_count(rows * samples) if self.pixels else 1
+            count = self._shares(samples * rows)
             ends = [rows * k // count for k in range(count + 1)]
             shares = []
             for start, stop in pairwise(ends):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tests.vae_engine.rows import MIXED, MORE, PICTURE, random_model, sampled, table
 from vae_engine.config import Column, ModelConfig
+from vae_engine.likelihoods.categorical import Categorical, Ordinal, tables
 from vae_engine.likelihoods.rows import RowLikelihood
 from vae_engine.model import VAE, build_model
 from vae_engine.statistics import Statistics
@@ -248,3 +249,55 @@ def test_eight_bit_pixels_are_the_same_as_floats() -> None:
     draws = torch.zeros(1, 5, 2)
     assert torch.equal(model.log_likelihood(x, draws), model.log_likelihood(x.float(), draws))
     assert torch.equal(model.posterior(x).mean, model.posterior(x.float()).mean)
+
+
+def test_columns_of_codes_are_gathered_where_padding_is_cheap() -> None:
+    """Narrow ones together; one of thousands does not make every other as wide."""
+    assert [table.members for table in tables([7, 3, 3, 5000, 41])] == [[1, 2, 0, 4], [3]]
+
+
+def test_gathered_codes_have_the_masses_of_single_columns() -> None:
+    """Each against its own softmax, and their gradients; an even table is not padded."""
+    generator = torch.Generator().manual_seed(0)
+    for sizes in ([4, 2, 9, 300], [3, 3]):
+        columns = [
+            Column(name=str(k), likelihood="categorical", categories=size)
+            for k, size in enumerate(sizes)
+        ]
+        family = Categorical(columns, [torch.full((size,), 1 / size) for size in sizes])
+        outputs = torch.randn(2, 5, sum(sizes), generator=generator, requires_grad=True)
+        codes = torch.stack(
+            [torch.randint(0, size, (5,), generator=generator) for size in sizes], -1
+        )
+        found = family.log_prob(codes.float(), outputs)
+        parts = [part.log_softmax(-1) for part in outputs.split(sizes, -1)]
+        expected = torch.stack(
+            [part[:, range(5), codes[:, k]] for k, part in enumerate(parts)], -1
+        )
+
+        torch.testing.assert_close(found, expected)
+        (one,) = torch.autograd.grad(found.sum(), [outputs], retain_graph=True)
+        (other,) = torch.autograd.grad(expected.sum(), [outputs])
+        torch.testing.assert_close(one, other)
+        modes = torch.stack([part.argmax(-1) for part in parts], -1)
+        assert torch.equal(family.mean(outputs), modes.float())
+
+
+def test_the_mass_of_an_ordinal_code_and_its_gradient_are_those_among_all_codes() -> None:
+    """The first and the last code too, of which one cut is infinite."""
+    columns = [Column(name=str(k), likelihood="ordinal", categories=k) for k in (2, 5)]
+    family = Ordinal(columns, [torch.full((k,), 1 / k) for k in (2, 5)])
+    outputs = torch.randn(1, 10, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    codes = torch.stack([torch.arange(10) % k for k in (2, 5)], -1)
+    found = family.log_prob(codes.float(), outputs)
+    masses = [family._log_masses(outputs, k) for k in range(2)]
+    expected = torch.stack([m[:, range(10), codes[:, k]] for k, m in enumerate(masses)], -1)
+
+    close(found, expected)
+    learned = [outputs, *family.parameters()]
+    for mine, theirs in zip(
+        torch.autograd.grad(found.sum(), learned, retain_graph=True, allow_unused=True),
+        torch.autograd.grad(expected.sum(), learned, allow_unused=True),
+        strict=True,
+    ):
+        close(mine, theirs)

@@ -11,9 +11,52 @@ from vae_engine import densities
 from vae_engine.config import Column
 from vae_engine.likelihoods.family import Family
 
+PADDED = 4  # how many times its own size a table of columns may have
+
+
+class Table(nn.Module):
+    """Columns of codes, a row each and as wide as the widest: a few operations do for all."""
+
+    places: Tensor
+    beyond: Tensor
+
+    def __init__(self, members: Sequence[int], sizes: Sequence[int]) -> None:
+        super().__init__()
+        widest = max(sizes[k] for k in members)
+        starts = [sum(sizes[:k]) for k in members]
+        places = [
+            [start + min(j, sizes[k] - 1) for j in range(widest)]
+            for k, start in zip(members, starts, strict=True)
+        ]
+        beyond = [[j >= sizes[k] for j in range(widest)] for k in members]
+        self.members = list(members)
+        self.register_buffer("places", torch.tensor(places), persistent=False)
+        self.register_buffer("beyond", torch.tensor(beyond), persistent=False)
+        self.even = not bool(self.beyond.any())
+
+    def of(self, outputs: Float[Tensor, "*a outputs"]) -> Float[Tensor, "*a columns widest"]:
+        """Return the outputs of each column, and -inf beyond its categories."""
+        table = outputs.index_select(-1, self.places.flatten())
+        table = table.unflatten(-1, self.places.shape)
+        return table if self.even else table.masked_fill(self.beyond, -torch.inf)
+
+
+def tables(sizes: Sequence[int]) -> list[Table]:
+    """Gather columns, the narrowest first, while padding does not cost more than it saves."""
+    groups: list[list[int]] = []
+    for k in sorted(range(len(sizes)), key=lambda k: sizes[k]):
+        together = [*groups[-1], k] if groups else [k]
+        if groups and sizes[k] * len(together) <= PADDED * sum(sizes[m] for m in together):
+            groups[-1] = together
+        else:
+            groups.append([k])
+    return [Table(group, sizes) for group in groups]
+
 
 class Categorical(Family):
     """p(x = k | z) = softmax(logits)_k, for each column its own number of categories."""
+
+    order: Tensor
 
     def __init__(
         self, columns: Sequence[Column], frequencies: Sequence[Float[Tensor, " _"]]
@@ -22,24 +65,31 @@ class Categorical(Family):
         self.categories = [column.categories for column in columns]
         self.outputs = sum(self.categories)
         self.frequencies = frequencies
+        self.tables = nn.ModuleList(tables(self.categories))
+        members = [k for table in self._tables() for k in table.members]
+        self.register_buffer("order", torch.tensor(members).argsort(), persistent=False)
+
+    def _tables(self) -> list[Table]:
+        return [table for table in self.tables if isinstance(table, Table)]
 
     def log_prob(
         self, x: Float[Tensor, "rows cells"], outputs: Float[Tensor, "samples rows outputs"]
     ) -> Float[Tensor, "samples rows cells"]:
         """Log softmax at the code of each cell."""
         codes = x.long().expand(len(outputs), *x.shape)
-        columns = [
-            logits.log_softmax(-1).gather(-1, codes[..., k, None])
-            for k, logits in enumerate(outputs.split(self.categories, -1))
-        ]
-        return torch.cat(columns, -1)
+        found = []
+        for table in self._tables():
+            log_masses = table.of(outputs).log_softmax(-1)
+            cells = codes[..., table.members, None]
+            found.append(log_masses.gather(-1, cells)[..., 0])
+        return torch.cat(found, -1)[..., self.order]
 
     def mean(
         self, outputs: Float[Tensor, "samples rows outputs"]
     ) -> Float[Tensor, "samples rows cells"]:
         """Return the most probable code of each column."""
-        modes = [logits.argmax(-1) for logits in outputs.split(self.categories, -1)]
-        return torch.stack(modes, -1).to(outputs.dtype)
+        modes = [table.of(outputs).argmax(-1) for table in self._tables()]
+        return torch.cat(modes, -1)[..., self.order].to(outputs.dtype)
 
     def sample(
         self, outputs: Float[Tensor, "samples rows outputs"], generator: torch.Generator
@@ -72,22 +122,32 @@ class Ordinal(Family):
         self.first = nn.Parameter(torch.cat(first))
         self.gaps = nn.ParameterList(gaps)
 
+    def _thresholds(self, k: int) -> Tensor:
+        """Return the cuts of column k, rising."""
+        steps = functional.softplus(self.gaps[k]) + 1e-6  # strictly increasing, come what may
+        return self.first[k] + torch.cat([steps.new_zeros(1), steps.cumsum(0)])
+
     def _log_masses(self, outputs: Tensor, k: int) -> Tensor:
         """Log masses of the codes of column k: (samples, rows, categories)."""
-        steps = functional.softplus(self.gaps[k]) + 1e-6  # strictly increasing, come what may
-        thresholds = self.first[k] + torch.cat([steps.new_zeros(1), steps.cumsum(0)])
-        return densities.ordinal_logits(outputs[..., k], thresholds)
+        return densities.ordinal_logits(outputs[..., k], self._thresholds(k))
 
     def log_prob(
         self, x: Float[Tensor, "rows cells"], outputs: Float[Tensor, "samples rows outputs"]
     ) -> Float[Tensor, "samples rows cells"]:
-        """Log mass of the code of each cell."""
-        codes = x.long().expand(len(outputs), *x.shape)
-        columns = [
-            self._log_masses(outputs, k).gather(-1, codes[..., k, None])
-            for k in range(self.outputs)
-        ]
-        return torch.cat(columns, -1)
+        """Log mass of the code of each cell, between the two cuts around it.
+
+        The formula is that of `densities.ordinal_logits`; at an end, one cut is infinite.
+        """
+        codes = x.long()
+        end = outputs.new_full((1,), torch.inf)
+        cuts = [torch.cat([-end, self._thresholds(k), end]) for k in range(self.outputs)]
+        lower = torch.stack([cut[codes[:, k]] for k, cut in enumerate(cuts)], -1)
+        upper = torch.stack([cut[codes[:, k] + 1] for k, cut in enumerate(cuts)], -1)
+        below, above = (
+            functional.logsigmoid(upper - outputs),
+            functional.logsigmoid(outputs - lower),
+        )
+        return below + above + torch.log(-torch.expm1(lower - upper))
 
     def mean(
         self, outputs: Float[Tensor, "samples rows outputs"]
