@@ -4,6 +4,8 @@
 #   docker run --env PREFECT_API_URL --env MLFLOW_TRACKING_URI --env-file secrets.env \
 #     --volume latents-home:/home/latents/home latent-features:0.1.0
 #
+# Or no volume, and --env LATENTS_HOME=s3://BUCKET/PREFIX.
+#
 # Secrets come with the environment at run time; none is in a layer.
 
 FROM python:3.11-slim

@@ -1,7 +1,7 @@
 """A home in a bucket, and the folder of this machine that stands for it: its working copy.
 
-A working copy carries a file `bucket.json` that says which home it stands for. Stages work in it
-as in any home, and bring what they need from the bucket, then what they made into it:
+A working copy carries a file `.latents-home.json` that says which home it stands for. Stages work
+in it as in any home; they bring what they need from the bucket, then what they made into it:
 
     manifests and what lies beside them    when a stage looks what there is
     Parquet parts                          when their rows are read
@@ -9,8 +9,8 @@ as in any home, and bring what they need from the bucket, then what they made in
     records                                once: where another machine was first, its record holds
 
 So a reader of the bucket that goes by manifests sees all of a publication or nothing, a killed
-run leaves nothing that counts, and two machines publish once. A working copy holds nothing that
-the bucket lacks once a stage has ended, and may be removed at any time.
+run leaves nothing that counts, and two machines publish once. Once a stage has ended, a working
+copy holds nothing that the bucket lacks and that could not be made again: it may be removed.
 
 Every function takes a path of this machine, and does nothing where that is in no working copy.
 """
@@ -44,9 +44,9 @@ from data.publication import (
 logger = logging.getLogger(__name__)
 
 FORMAT, VERSION = "latent-features/home", 1
-MARKER, NOTE = "bucket.json", "home.json"
+MARKER, NOTE = ".latents-home.json", "home.json"
 CACHE_VARIABLE = "LATENTS_CACHE"
-ARRIVING = ".arriving"  # what is on its way from the bucket, within the working copy
+ARRIVING = ".staging"  # what is on its way from the bucket, within the working copy
 STREAMS = 8  # uploads at a time
 
 
@@ -165,7 +165,7 @@ def present(path: Path, sha256: str) -> Path:
     if copy is None:
         return path
     place, digest = copy.place(path), hashlib.sha256()
-    with temporary_in(copy.root / ARRIVING) as temporary:
+    with temporary_in(copy.root / ARRIVING / ".tmp") as temporary:
         with temporary.open("wb") as file:
             try:
                 for block in place.blocks():

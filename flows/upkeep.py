@@ -43,9 +43,8 @@ def clear(home: Home, *, keep: int | None = None) -> dict[str, Any]:
     With `keep`, also publications that no pointer has named for a day, but for the newest `keep`
     of each model version.
     """
-    stale = (
-        stale_staging(root) for root in (home.datasets, home.features, home.root / "packed")
-    )
+    stores = (home.root, home.datasets, home.features, home.root / "packed")
+    stale = (stale_staging(root) for root in stores)
     old = (
         superseded(home.root, name, keep=keep) for name in _published(home) if keep is not None
     )
