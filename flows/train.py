@@ -312,7 +312,8 @@ def threads(plan: TrainingPlan, model: nn.Module) -> Iterator[None]:
 
     For a batch of 100 digits a second thread brings a quarter more on an idle machine, and
     costs ten times as much where it has to wait for a busy core at each product. The number
-    is a function of the plan, as the last bits of the weights depend on it.
+    is a function of the plan, as the last bits of the weights depend on it; a gradient that is
+    written out has threads of its own, on whose number nothing depends.
     """
     weights = sum(parameter.numel() for parameter in model.parameters())
     before = torch.get_num_threads()
