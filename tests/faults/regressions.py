@@ -77,8 +77,10 @@ REGRESSIONS = (
         "alias moved before verification",
         "flows/promotion.py",
         "    publication = _published(home, chosen[0], dataset)\n"
-        "    crown(home, model, version, dataset)\n",
-        "    crown(home, model, version, dataset)\n"
+        "    with locked(registry_lock(home, model)):\n"
+        "        crown(home, model, version, dataset)\n",
+        "    with locked(registry_lock(home, model)):\n"
+        "        crown(home, model, version, dataset)\n"
         "    publication = _published(home, chosen[0], dataset)\n",
         f"{FAULTS}/test_registry.py::test_a_tampered_version_does_not_become_champion",
     ),
@@ -127,8 +129,8 @@ REGRESSIONS = (
     Regression(
         "lock of the pointer dropped",
         "data/features.py",
-        '    with locked(root / name / ".latest.lock"):\n',
-        "    if True:\n",
+        '    with locked(path.with_name(".latest.lock")):\n',
+        "    if path:\n",
         f"{FAULTS}/test_twins.py",
     ),
     Regression(
