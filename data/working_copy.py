@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data.bucket import S3Path, endpoint, prove_conditions
@@ -63,8 +63,15 @@ class WorkingCopy:
         return self.home if relative == "." else self.home / relative
 
     def local(self, place: S3Path) -> Path:
-        """Where a place of the home is in the working copy."""
-        return self.root / place.key.removeprefix(self.home.key).lstrip("/")
+        """Where a place of the home is in the working copy.
+
+        Raises:
+            FormatError: it would be outside.
+        """
+        relative = PurePosixPath(place.key.removeprefix(self.home.key).lstrip("/"))
+        if ".." in relative.parts:
+            raise FormatError(f"{place} would be written outside its folder; remove it")
+        return self.root / relative
 
     @contextmanager
     def arriving(self) -> Iterator[Path]:

@@ -198,6 +198,17 @@ def test_what_is_in_the_way_is_not_adopted(machine: Machine) -> None:
     assert not (place / "manifest.json").exists()
 
 
+def test_an_object_cannot_leave_the_working_copy(machine: Machine) -> None:
+    """RELIABILITY I9."""
+    root = machine("a")
+    (S3Path.at(str(place_of(root))) / "runs" / ".." / "x.json").put_once(b"")
+
+    with pytest.raises(
+        FormatError, match=r"runs/../x.json would be written outside its folder"
+    ):
+        bring(root / "runs", "*/*.json")
+
+
 def test_a_home_on_a_disk_is_no_working_copy(tmp_path: Path) -> None:
     made = ingest(table(), name="t", root=tmp_path)
     before = sorted(tmp_path.rglob("*"))
