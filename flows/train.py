@@ -178,7 +178,10 @@ def _train(
     statistics = handoff.statistics(config, sample)
     golden = sample[:GOLDEN_ROWS].clone()
     del sample
-    begin = partial(new_state, config, plan, statistics, rows=len(train), ranks=ranks)
+    cores = torch.get_num_threads()
+    begin = partial(
+        new_state, config, plan, statistics, rows=len(train), ranks=ranks, workers=cores
+    )
     state = begin()
     saved = checkpoint.load_latest(folder.checkpoints, state)
     progress = Progress.of(saved, plan.patience)

@@ -1,14 +1,15 @@
 """The gradient of an MLP's ELBO written out: how a step of training on a CPU goes quickly.
 
 Autograd is left with one thing, the likelihood of anything but black and white pixels. Three pieces
-of work, each spread over the workers (`vae_engine.workers`):
+of work:
 
     rows      each share of the rows goes through both networks and back
     layers    each worker takes the gradients of the layers that it owns, over all rows
     update    and moves their weights
 
-How the rows are shared is a function of their number, and no sum crosses two workers, so that
-the number of workers changes no bit of the result.
+Alone, there is one share, and PyTorch may use several threads for each product. With workers
+(`vae_engine.workers`), how the rows are shared is a function of their number, and no sum crosses
+two workers, so that the number of workers changes no bit of the result.
 """
 
 from itertools import pairwise
@@ -82,7 +83,11 @@ class ExplicitGradient:
     """Gradients and updates of one model, in buffers that every step uses again."""
 
     def __init__(
-        self, model: VAE, plan: TrainingPlan, optimizer: torch.optim.Optimizer, threads: int
+        self,
+        model: VAE,
+        plan: TrainingPlan,
+        optimizer: torch.optim.Optimizer,
+        workers: int | None,
     ) -> None:
         assert isinstance(model.encoder, MLP)
         assert isinstance(model.decoder, MLP)
@@ -92,7 +97,8 @@ class ExplicitGradient:
         self.decoder = Chain.of([*model.decoder.layers, model.tail], draws)
         self.z = model.head.weight.new_empty(draws, model.latents)
         self.pixels = _black_and_white(model)
-        self.workers = Workers(min(threads, self._shares(draws)))
+        self.sharing = workers is not None
+        self.workers = Workers(min(workers or 1, self._shares(draws)))
         self.shared = list(
             model.likelihood.parameters()
         )  # by all rows: noise scales, thresholds
@@ -226,8 +232,8 @@ class ExplicitGradient:
         return tasks
 
     def _shares(self, draws: int) -> int:
-        """One where autograd has a part in it: what it does in Python, it does one by one."""
-        return share_count(draws) if self.pixels else 1
+        """One, too, where autograd has a part in it, and so does much in Python, one by one."""
+        return share_count(draws) if self.sharing and self.pixels else 1
 
     def _batch(self, rows: int) -> Batch:
         """Return the places of so many rows; a run has two such numbers, or one."""

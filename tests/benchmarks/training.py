@@ -37,19 +37,20 @@ from vae_engine.config import Column, ModelConfig, TrainingPlan
 from vae_engine.training import fit, minibatches, new_state
 from vae_engine.workers import Workers
 
-OURS, HALVES, WHOLE = "ours", "products alone, in halves", "products alone, whole batches"
+OURS, SPREAD = "ours", "ours, rows spread over workers"
+HALVES, WHOLE = "products alone, in halves", "products alone, whole batches"
 PEERS = ("pythae", "Pyro", "NumPyro, scan")
 RECORD = Path("build/bench/training.json")
 TARGETS = {"eager, fused Adam": 1.3, "pythae": 1.7, "Pyro": 1.7, "NumPyro, scan": 1.0}
 
 
-def ours() -> Steps:
+def ours(workers: int | None = None) -> Steps:
     column = Column(name="x", likelihood="bernoulli", width=PIXELS)
     config = ModelConfig(
         columns=(column,), latents=LATENTS, hidden=(HIDDEN,), activation="tanh"
     )
     plan = TrainingPlan(seed=0, epochs=1000, batch_rows=BATCH_ROWS, learning_rate=1e-3)
-    state, x = new_state(config, plan), torch.from_numpy(pixels())
+    state, x = new_state(config, plan, workers=workers), torch.from_numpy(pixels())
     batches = minibatches(x, plan)
 
     def steps(count: int) -> None:
@@ -91,6 +92,7 @@ def products(*, halves: bool) -> Steps:
 
 OUR_OWN: dict[str, Callable[[], Steps]] = {
     OURS: ours,
+    SPREAD: lambda: ours(workers=torch.get_num_threads()),
     HALVES: lambda: products(halves=True),
     WHOLE: lambda: products(halves=False),
 }

@@ -19,12 +19,12 @@ VECTOR = ModelConfig(
 )
 
 
-def found(config: ModelConfig, settled: TrainingPlan, threads: int = 1) -> list[Tensor]:
+def found(config: ModelConfig, settled: TrainingPlan, workers: int | None = None) -> list[Tensor]:
     """Gradients of one step by parameter, and behind them the objective and the norm."""
     model = random_model(config)
     x, noise = rows_and_noise(config, settled)
     optimizer = build_optimizer(model.parameters(), settled)
-    gradient = ExplicitGradient(model, settled, optimizer, threads)
+    gradient = ExplicitGradient(model, settled, optimizer, workers)
     reported = gradient.differentiate(x, noise, 0, torch.Generator())
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     return [*gradients, *map(torch.tensor, reported)]
@@ -84,8 +84,8 @@ def test_training_goes_where_autograd_goes(optimizer: str) -> None:
 
 
 @pytest.mark.parametrize("config", [pictures(hidden=(16, 8)), table()])
-def test_the_number_of_threads_changes_no_bit(config: ModelConfig) -> None:
-    alone, three = (found(config, plan(batch_rows=ROWS), threads) for threads in (1, 3))
+def test_the_number_of_workers_changes_no_bit(config: ModelConfig) -> None:
+    alone, three = (found(config, plan(batch_rows=ROWS), workers) for workers in (1, 3))
 
     assert all(torch.equal(one, other) for one, other in zip(alone, three, strict=True))
 
@@ -98,7 +98,7 @@ def test_a_short_last_batch_has_its_own_gradient(room: int) -> None:
     model = random_model(config)
     x, noise = rows_and_noise(config, settled)
     optimizer = build_optimizer(model.parameters(), settled)
-    gradient = ExplicitGradient(model, settled, optimizer, 1)
+    gradient = ExplicitGradient(model, settled, optimizer, 2)
     gradient.differentiate(x, noise, 0, torch.Generator())
     value, _ = gradient.differentiate(x[:7], noise[:, :7], 0, torch.Generator())
     objective = elbo(model, x[:7], noise[:, :7]).mean()
