@@ -19,7 +19,9 @@ VECTOR = ModelConfig(
 )
 
 
-def found(config: ModelConfig, settled: TrainingPlan, workers: int | None = None) -> list[Tensor]:
+def found(
+    config: ModelConfig, settled: TrainingPlan, workers: int | None = None
+) -> list[Tensor]:
     """Gradients of one step by parameter, and behind them the objective and the norm."""
     model = random_model(config)
     x, noise = rows_and_noise(config, settled)
