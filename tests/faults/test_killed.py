@@ -75,7 +75,7 @@ def test_kill_9_in_ingest(tmp_path: Path, cases: Cases) -> None:
     whole, root = tmp_path / "whole", tmp_path / "killed"
     expected = contents(ingested(whole).path)
 
-    for _ in deaths(lambda: ingested(root), prepared=emptied(root), every=whole_or(1, 7)):
+    for _ in deaths(lambda: ingested(root), prepared=emptied(root), every=whole_or(1, 11)):
         count(cases, "kill -9 in ingest")
         for manifest in root.glob("t/*/manifest.json"):
             open_snapshot(manifest.parent).verify()
@@ -91,7 +91,7 @@ def test_kill_9_in_a_publication(tmp_path: Path, cases: Cases) -> None:
     whole, root = tmp_path / "whole", tmp_path / "killed"
     expected = named(publish(whole))
 
-    for _ in deaths(lambda: publish(root), prepared=emptied(root), every=whole_or(1, 7)):
+    for _ in deaths(lambda: publish(root), prepared=emptied(root), every=whole_or(1, 11)):
         count(cases, "kill -9 in publish, latest.json included")
         final = root / "t" / "model_version=v1" / "publication=abc"
         assert not final.exists() or contents(final) == expected
@@ -149,7 +149,7 @@ def test_kill_9_in_encode(tmp_path: Path, cases: Cases) -> None:
         assert version.tags["latents.publication"] == found.publication
         assert named(home.features) == expected
 
-    for _ in deaths(encode, prepared=place.restore, every=whole_or(2, 17)):
+    for _ in deaths(encode, prepared=place.restore, every=whole_or(2, 31)):
         count(cases, "kill -9 in encode")
         succeeds(again)
 
@@ -213,6 +213,6 @@ def test_kill_9_in_register(tmp_path: Path, cases: Cases) -> None:
         register()
         assert json.loads(json.dumps(in_registry(home, Path(run)))) == expected
 
-    for _ in deaths(register, prepared=place.restore, every=whole_or(5, 61), files=False):
+    for _ in deaths(register, prepared=place.restore, every=whole_or(5, 89), files=False):
         cases("2a kill -9 in register")
         succeeds(again)
