@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from time import perf_counter
 
+import numpy as np
 import pyarrow.parquet as pq
 import torch
 
@@ -32,7 +33,7 @@ MOST_TEMPERATURES = 3200
 def trained() -> VAE:
     """A model like the demo's: 784-400-200-12, Bernoulli pixels, dynamic binarization."""
     images = pq.read_table(DIGITS, columns=["image"])["image"].combine_chunks()
-    x = torch.tensor(images.flatten().to_numpy()).reshape(len(images), -1)
+    x = torch.tensor(np.array([np.frombuffer(image, np.uint8) for image in images.to_pylist()]))
     column = Column(
         name="image",
         likelihood="bernoulli",
