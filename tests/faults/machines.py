@@ -13,7 +13,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import torch._dynamo  # noqa: F401  # an optimizer does, in a second and a half
+import boto3  # noqa: F401  # here, so that no fork has to
+import torch._dynamo  # noqa: F401
 
 import flows.run_copies
 import flows.train
@@ -49,7 +50,7 @@ class Machine:
         """Let it publish; it dies before its `change`-th change of the store, or after a step."""
         here, there = forks.Pipe(duplex=False)
         environment = {name: os.environ[name] for name in NAMES}
-        environment["LATENTS_CACHE"] = str(self.cache)
+        environment |= {"LATENTS_CACHE": str(self.cache), "LATENTS_QUARANTINE": "off"}
         given = (spec, self.home, environment, change, step, there)
         process = forks.Process(target=_work, args=given)
         process.start()
