@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vae_engine.networks import Tanh
+
 aten = torch.ops.aten
 MINUS_ONE = torch.tensor(-1.0)
 
@@ -23,13 +25,13 @@ class Activation(NamedTuple):
 
 
 def _tanh(x: Tensor, y: Tensor) -> None:
-    """tanh x = 2 sigmoid(2 x) - 1: within 2e-7, and in a third of the time of `torch.tanh`."""
+    """As `Tanh` does it where no gradient is wanted."""
     torch.sigmoid(torch.mul(x, 2, out=y), out=y)
     torch.add(MINUS_ONE, y, alpha=2, out=y)
 
 
 ACTIVATIONS: dict[type[nn.Module], Activation] = {
-    nn.Tanh: Activation(
+    Tanh: Activation(
         _tanh,
         lambda d, _x, y: aten.tanh_backward.grad_input(d, y, grad_input=d),
     ),

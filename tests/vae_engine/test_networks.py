@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.vae_engine.rows import MIXED, random_model, sampled
 from vae_engine.config import Column, ConfigError, ModelConfig
 from vae_engine.model import build_model
-from vae_engine.networks import MLP, ImageDecoder, ImageEncoder, Initial, Levels
+from vae_engine.networks import MLP, ImageDecoder, ImageEncoder, Initial, Levels, Tanh
 from vae_engine.objectives import elbo
 from vae_engine.statistics import Statistics
 
@@ -187,3 +187,15 @@ def test_a_network_without_hidden_layers_is_linear() -> None:
 
     twice = model.decode(2 * z) - model.decode(torch.zeros_like(z))
     torch.testing.assert_close(twice, 2 * (model.decode(z) - model.decode(torch.zeros_like(z))))
+
+
+def test_tanh_is_the_same_with_and_without_a_gradient() -> None:
+    """The sum 2 sigmoid - 1 rounds at 1: 2 units of 2^-24, and a little of each sigmoid's."""
+    x = torch.linspace(-20, 20, 100_001)
+
+    with_gradient = Tanh()(x)
+    with torch.no_grad():
+        without = Tanh()(x)
+
+    torch.testing.assert_close(with_gradient, x.double().tanh().float(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(without, with_gradient, rtol=0, atol=2.5e-7)
