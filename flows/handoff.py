@@ -43,6 +43,7 @@ IMAGE_LATENTS, MAX_TABLE_LATENTS = 20, 16
 TRAINING_ROWS_SEEN = 1_500_000  # rows times epochs: what the default budget spends
 MIN_EPOCHS, MAX_EPOCHS = 10, 400
 PATIENCE = 10  # validations
+PACE = {"learning_rate": 3e-3, "schedule": "cosine"}  # what they are worth depends on each other
 
 
 class Rows(NamedTuple):
@@ -108,7 +109,6 @@ def model_config(spec: Spec, preprocessor: Preprocessor, snapshot: Snapshot) -> 
     settings = {
         "latents": _latents(preprocessor),
         "hidden": (500,) if wide else (256, 256),
-        "activation": "tanh" if wide else "silu",
         **_said(chosen, {"likelihoods", "binarization"}),
     }
     return ModelConfig(columns=columns, **settings)
@@ -172,7 +172,9 @@ def training_plan(spec: Spec, rows: int) -> TrainingPlan:
     """
     chosen = spec.training
     epochs = min(max(round(TRAINING_ROWS_SEEN / rows), MIN_EPOCHS), MAX_EPOCHS)
+    paced = {"optimizer", *PACE} & _said(chosen, set()).keys()
     settings = {
+        **({} if paced else PACE),
         "epochs": None if chosen.steps else epochs,
         "batch_rows": min(128, max(16, rows // 20)),
         "patience": PATIENCE,
