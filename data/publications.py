@@ -21,6 +21,7 @@ from data.features import Features, latest_of, list_publications
 from data.splits import hash_keys
 
 STALE_HOURS = 24.0
+TEMPORARY = (".tmp-*", ".fetch-*")  # names that only a writer at work gives
 NOT_COMPARED = ("parts", "rows", "plan")  # of manifests: shown otherwise, or not what is said
 
 
@@ -149,6 +150,15 @@ def stale_staging(root: Path, *, hours: float = STALE_HOURS) -> Iterator[Garbage
             with _unless_in_use(staging / f".{path.name}.lock") as is_free:
                 if is_free:
                     yield Garbage(path, _size(path), "left by a writer that was killed")
+
+
+def stale_temporaries(root: Path, *, hours: float = STALE_HOURS) -> Iterator[Garbage]:
+    """Find what a killed writer left half done beside records, pointers and models under `root`."""
+    before = time.time() - 3600 * hours
+    for pattern in TEMPORARY:
+        for path in sorted(root.rglob(pattern)):
+            if ".staging" not in path.parts and _last_touched(path) < before:
+                yield Garbage(path, _size(path), "left by a writer that was killed")
 
 
 def superseded(

@@ -6,7 +6,7 @@ from typing import Any
 
 from data.contract import ROW_ID
 from data.features import list_publications, open_features
-from data.publications import collect, difference, stale_staging, superseded
+from data.publications import collect, difference, stale_staging, stale_temporaries, superseded
 from flows.lookup import publication
 from flows.settings import Home
 
@@ -45,10 +45,12 @@ def clear(home: Home, *, keep: int | None = None) -> dict[str, Any]:
     """
     stores = (home.root, home.datasets, home.features, home.root / "packed")
     stale = (stale_staging(root) for root in stores)
+    folders = (home.datasets, home.features, home.runs, home.root / "models")
+    half_done = (stale_temporaries(folder) for folder in folders)
     old = (
         superseded(home.root, name, keep=keep) for name in _published(home) if keep is not None
     )
-    count, size = collect(chain(*stale, *old))
+    count, size = collect(chain(*stale, *half_done, *old))
     return {"removed": count, "bytes": size}
 
 

@@ -20,7 +20,13 @@ from data.features import (
     write_latest,
 )
 from data.publication import Staging
-from data.publications import collect, difference, stale_staging, superseded
+from data.publications import (
+    collect,
+    difference,
+    stale_staging,
+    stale_temporaries,
+    superseded,
+)
 
 CONTRACT = Contract(
     name="t",
@@ -223,3 +229,21 @@ def test_a_shared_part_outlives_the_publication_it_came_from(tmp_path: Path) -> 
 
     assert not earlier.path.exists()
     assert grown.stat().st_size > 0
+
+
+def test_what_was_left_beside_records_is_found_when_it_is_old(tmp_path: Path) -> None:
+    """And nothing that has a name of its own, nor what a writer has in hand now."""
+    old, new, named = (
+        tmp_path / "t" / name for name in (".tmp-old", ".tmp-new", "latest.json")
+    )
+    named.parent.mkdir()
+    for path in (old, new, named):
+        path.write_bytes(b"12345")
+    for path in (old, named):
+        os.utime(path, (0, 0))
+
+    found = list(stale_temporaries(tmp_path))
+
+    assert [(each.path, each.bytes) for each in found] == [(old, 5)]
+    assert collect(iter(found)) == (1, 5)
+    assert sorted(named.parent.iterdir()) == [new, named]

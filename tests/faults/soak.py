@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import torch
 
 from data.features import latest_of, list_publications, open_features
-from data.publications import collect, stale_staging
+from data.publications import collect, stale_staging, stale_temporaries
 from data.quarantine import VARIABLE as QUARANTINE
 from data.snapshot import open_snapshot
 from flows import tracking
@@ -110,6 +110,7 @@ def _examine(home: Home, rows: int) -> None:
 
     for store in (home.datasets, home.features, home.root / "packed"):
         collect(stale_staging(store, hours=-1))
+    collect(stale_temporaries(home.root, hours=-1))
     left = [
         *home.root.rglob(".tmp-*"),
         *home.root.rglob(".step-*"),
