@@ -81,7 +81,7 @@ REGRESSIONS = (
         "        crown(home, model, version, dataset)\n",
         "    with locked(registry_lock(home, model)):\n"
         "        crown(home, model, version, dataset)\n"
-        "    publication = _published(home, chosen[0], dataset)\n",
+        "        publication = _published(home, chosen[0], dataset)\n",
         f"{FAULTS}/test_registry.py::test_a_tampered_version_does_not_become_champion",
     ),
     Regression(
@@ -183,6 +183,8 @@ def failing(project: Path, tests: str) -> int | None:
         check=False,
         timeout=300,
     )
+    if done.returncode not in {0, 1}:
+        sys.stderr.write(done.stdout[-2000:] + done.stderr[-2000:])
     return {0: 0, 1: 1}.get(done.returncode)
 
 
