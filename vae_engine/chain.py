@@ -57,6 +57,7 @@ ACTIVATIONS: dict[type[nn.Module], Activation] = {
 class Layer(NamedTuple):
     """An affine map, without what autograd and `nn.Module` cost at each look."""
 
+    module: nn.Linear
     weight: Tensor
     bias: Tensor
     weight_gradient: Tensor
@@ -70,7 +71,7 @@ class Layer(NamedTuple):
         weight, bias = linear.weight, linear.bias
         assert weight.grad is not None
         assert bias.grad is not None
-        return cls(weight.detach(), bias.detach(), weight.grad, bias.grad)
+        return cls(linear, weight.detach(), bias.detach(), weight.grad, bias.grad)
 
 
 Buffers = tuple[list[Tensor], list[Tensor], list[Tensor]]  # x, y and slopes, layer by layer

@@ -1,7 +1,7 @@
 """The gradient of an MLP's ELBO written out: how a step of training on a CPU goes quickly.
 
-Autograd is left with one thing, the likelihood of anything but black and white pixels. Three pieces
-of work:
+Autograd is left with one thing, the likelihood of anything but black and white pixels. A step is
+three pieces of work:
 
     rows      each share of the rows goes through both networks and back
     layers    each worker takes the gradients of the layers that it owns, over all rows
@@ -99,15 +99,13 @@ class ExplicitGradient:
         self.pixels = _black_and_white(model)
         self.sharing = workers is not None
         self.workers = Workers(min(workers or 1, self._shares(draws)))
-        self.shared = list(
-            model.likelihood.parameters()
-        )  # by all rows: noise scales, thresholds
+        self.shared = list(model.likelihood.parameters())  # by rows: scales, thresholds
         for parameter in self.shared:
             parameter.grad = torch.zeros_like(parameter)
         self.tasks = self._spread()
         owned: list[list[nn.Parameter]] = [[] for _ in range(self.workers.count)]
         for task in self.tasks:
-            owned[task.worker] += self._module(task).parameters()
+            owned[task.worker] += self._chain(task).layers[task.k].module.parameters()
         owned[0] += self.shared
         self.gradients = [[p.grad for p in mine if p.grad is not None] for mine in owned]
         self.updates = [fused_update(optimizer, mine, plan) for mine in owned]
@@ -205,16 +203,8 @@ class ExplicitGradient:
             parameter.grad.copy_(gradient)
         return -float(loss)
 
-    def _module(self, task: Task) -> nn.Module:
-        """The module whose parameters a task takes the gradients of."""
-        body, last = (
-            (self.model.decoder, self.model.tail)
-            if task.of_decoder
-            else (self.model.encoder, self.model.head)
-        )
-        assert isinstance(body, MLP)
-        linear = [module for module in [*body.layers, last] if isinstance(module, nn.Linear)]
-        return linear[task.k]
+    def _chain(self, task: Task) -> Chain:
+        return self.decoder if task.of_decoder else self.encoder
 
     def _spread(self) -> list[Task]:
         """Give each layer, the largest first, to the worker with the least to do."""
