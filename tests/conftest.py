@@ -21,6 +21,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 SHARED = ("stack", "finished")  # session fixtures that cost more than the tests that use them
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give all tests that share servers or a finished run to one worker of xdist, and first."""
 
