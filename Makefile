@@ -10,7 +10,7 @@ demo: install
 	$(BIN)/latents run mnist
 
 test: install-dev
-	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadgroup
+	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4
 
 # The fault suite whole, with its table of promises; `make test` tries a part of it.
 faults: install-dev

@@ -7,10 +7,13 @@ Note [Statistical tests]
 """
 
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 torch.set_num_threads(1)  # tiny models: a second thread costs more than it brings
 
@@ -18,17 +21,18 @@ settings.register_profile("dev", max_examples=50, deadline=None)
 settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
-SHARED = ("stack", "finished")  # session fixtures that cost more than the tests that use them
+SERVERS = ("stack: Stack", "prefect_server: str")  # arguments of tests that need servers
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give all tests that share servers or a finished run to one worker of xdist, and first."""
+class ByServers(LoadScopeScheduling):  # type: ignore[misc]
+    """A file's tests go to one worker of xdist; those that ask for servers, all to the same."""
 
-    def group(item: pytest.Item) -> str:
-        fixtures = getattr(item, "fixturenames", ())
-        return next((name for name in SHARED if name in fixtures), str(item.path))
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        text = (Path(self.config.rootpath) / file).read_text("utf-8")
+        return "servers" if any(argument in text for argument in SERVERS) else file
 
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: group(item) not in SHARED)
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByServers:
+    """Start the servers once, whatever the number of workers."""
+    return ByServers(config, log)

@@ -229,7 +229,7 @@ def _doubling(
     inputs: int, outputs: int, size: tuple[int, int], initial: Initial
 ) -> nn.ConvTranspose2d:
     """Return the map from ceil(size / 2) to `size`."""
-    padding = tuple(int(side % 2 == 0) for side in size)
+    padding = int(size[0] % 2 == 0), int(size[1] % 2 == 0)
     layer = nn.ConvTranspose2d(
         inputs, outputs, 3, stride=2, padding=1, output_padding=padding, device="meta"
     )

@@ -45,5 +45,6 @@ def test_real_rows_come_on_request_and_none_where_none_are_wanted(
 ) -> None:
     shown = input_example("rows", *known)
 
+    assert shown is not None
     pd.testing.assert_frame_equal(shown, people().to_pandas()[list(shown)][:3])
     assert input_example("none", *known) is None
