@@ -43,7 +43,10 @@ IMAGE_LATENTS, MAX_TABLE_LATENTS = 20, 16
 TRAINING_ROWS_SEEN = 1_500_000  # rows times epochs: what the default budget spends
 MIN_EPOCHS, MAX_EPOCHS = 10, 400
 PATIENCE = 10  # validations
-PACE = {"learning_rate": 3e-3, "schedule": "cosine"}  # what they are worth depends on each other
+PACE = {
+    "learning_rate": 3e-3,
+    "schedule": "cosine",
+}  # what they are worth depends on each other
 
 
 class Rows(NamedTuple):

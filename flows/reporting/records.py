@@ -114,7 +114,9 @@ class Records:
     @property
     def strength_name(self) -> str:
         """What `strengths` are."""
-        return "KL in nats" if self.strengths == self.evaluation["kl_per_latent"] else "activity"
+        return (
+            "KL in nats" if self.strengths == self.evaluation["kl_per_latent"] else "activity"
+        )
 
     @property
     def aliases(self) -> list[str]:
