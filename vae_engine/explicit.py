@@ -273,4 +273,5 @@ def _black_and_white(model: VAE) -> bool:
 
 def _square(x: Tensor) -> float:
     """Squared length of a tensor."""
-    return float(torch.linalg.vector_norm(x)) ** 2
+    flat = x.flatten()
+    return float(torch.dot(flat, flat))
