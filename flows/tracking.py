@@ -29,7 +29,8 @@ from mlflow.types.schema import Array, DataType
 from pandas import DataFrame
 from sqlalchemy.exc import SQLAlchemyError
 
-from data.publication import safe_name
+from data.durable import name_once, temporary_in
+from data.publication import locked, safe_name
 from flows.redaction import redacted, scrubbed
 from flows.settings import Home
 
@@ -79,7 +80,28 @@ def client(home: Home) -> MlflowClient:
     mlflow.set_tracking_uri(address)
     if chosen is None:  # it writes the variable, which would be the next home's, too
         os.environ.pop("MLFLOW_TRACKING_URI", None)
+        _make_tables(home)
     return MlflowClient(address)
+
+
+def _make_tables(home: Home) -> None:
+    """Make the sqlite file of a new home with MLflow's tables, whole or not at all.
+
+    MLflow takes an empty database through all versions of its tables; who is killed meanwhile
+    leaves some that it cannot make again, and no later start gets past them.
+    """
+    path = home.root / "mlflow.db"
+    if path.exists():
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    with locked(home.root / ".mlflow.lock"):
+        if path.exists():
+            return
+        with temporary_in(home.root / ".staging" / ".tmp") as temporary:
+            store = SqlAlchemyStore(f"sqlite:///{temporary}", str(home.artifacts))
+            store.engine.dispose()
+            name_once(temporary, path)
 
 
 @contextmanager
