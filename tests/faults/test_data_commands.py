@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -96,11 +97,11 @@ def ragged(folder: Path) -> Path:
 
 
 BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "cut short": (cut, "t.parquet cannot be read: "),
-    "brackets without end": (endless_brackets, "t.jsonl ends its reader (exit status -11)"),
-    "ragged": (
+    "cut short": (cut, r"t\.parquet cannot be read: "),
+    "brackets without end": (endless_brackets, r"t\.jsonl ends its reader \(exit status -11\)"),
+    "ragged": (  # Arrow does not always know the row
         ragged,
-        "t.csv cannot be read: CSV parse error: Row #3: Expected 2 columns, got 1",
+        r"t\.csv cannot be read: CSV parse error: (Row #3: )?Expected 2 columns, got 1",
     ),
 }
 
@@ -113,7 +114,7 @@ def test_a_bad_file_is_told_in_a_few_lines(what: str, tmp_path: Path, cases: Cas
     done = latents("init", make(tmp_path), "--home", tmp_path / "home")
 
     assert done.returncode == 3
-    assert said in done.stderr
+    assert re.search(said, " ".join(done.stderr.split()))
     assert "Traceback" not in done.stderr
     assert SECRET not in done.stderr
     assert done.stdout == ""
