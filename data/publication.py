@@ -29,10 +29,10 @@ import pyarrow.parquet as pq
 from data.bucket import S3Path
 from data.content import content_digest
 from data.durable import durable_folder, fsync_folder, name_once, temporary_in, write_durably
+from data.part_file import write_parquet
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 PART = re.compile(r"data/[A-Za-z0-9][A-Za-z0-9._-]*")  # as a manifest lists it
-ROW_GROUP_ROWS = 131_072
 
 
 class FormatError(ValueError):
@@ -309,21 +309,6 @@ class Staging:
         )
 
 
-def write_parquet(file: Any, table: pa.Table, metadata: Mapping[bytes, bytes]) -> None:
-    """Write zstd Parquet with page checksums; dictionaries for all but floats and blobs.
-
-    On floats a dictionary costs half the size again and five times the time.
-    """
-    pq.write_table(
-        table.replace_schema_metadata(dict(metadata)),
-        file,
-        compression="zstd",
-        row_group_size=ROW_GROUP_ROWS,
-        write_page_checksum=True,
-        use_dictionary=[field.name for field in table.schema if _repeats(field.type)],
-    )
-
-
 def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
     """Write a manifest: equal bytes where it says the same."""
     return (json.dumps(manifest, sort_keys=True, indent=1) + "\n").encode()
@@ -403,11 +388,3 @@ def verify_parts(folder: Path | S3Path, manifest: Mapping[str, Any]) -> None:
                 bad.append(f"{part['path']} is not the file that was published")
     if bad:
         raise FormatError(f"{folder} is damaged: {'; '.join(bad)}; publish it again")
-
-
-def _repeats(kind: pa.DataType) -> bool:
-    return not (
-        pa.types.is_floating(kind)
-        or pa.types.is_fixed_size_binary(kind)
-        or pa.types.is_nested(kind)
-    )

@@ -1,10 +1,12 @@
 """The processes of one training: started on this machine, or started by someone else and joined."""
 
 import logging
+import math
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from vae_engine.distributed import Ranks
 BOTH = "cpu:gloo,cuda:nccl"  # of the backends, each for its device
 PATIENCE = timedelta(hours=12)  # of a rank for the others, of which the first may pack rows
 LOOK_S = 0.2  # between two looks whether the work is to stop
+GRACE_S = 5.0  # for a rank to say what ended it, when another has lost it
 
 
 Work = Callable[[Ranks, Stop], None]
@@ -92,8 +95,8 @@ def _follow(
     ranks: dict[Connection, tuple[int, BaseProcess]], wished: Event, stop: threading.Event
 ) -> None:
     """Log what the ranks log, pass on that they are to stop, and wait for the end of all."""
-    talking = set(ranks)
-    while talking:
+    talking, lost, until_s = set(ranks), None, math.inf
+    while talking and time.monotonic() < until_s:
         if stop.is_set():
             wished.set()
         for pipe in wait(list(talking), timeout=LOOK_S):
@@ -109,10 +112,20 @@ def _follow(
                 ) from None
             if isinstance(said, logging.LogRecord):
                 logging.getLogger(said.name).handle(said)
-            elif said.error is not None:
-                raise said.error
-            else:
+            elif said.error is None:
                 talking.discard(pipe)
+            elif _is_loss(said.error):  # of another rank, which may still say why
+                talking.discard(pipe)
+                lost, until_s = lost or said.error, min(until_s, time.monotonic() + GRACE_S)
+            else:
+                raise said.error
+    if lost is not None:
+        raise lost
+
+
+def _is_loss(error: Exception) -> bool:
+    """Whether it is what a backend raises when another rank has gone."""
+    return type(error) is RuntimeError or isinstance(error, dist.DistError)
 
 
 def _be(
@@ -127,8 +140,12 @@ def _be(
         ours.addHandler(_ToParent(pipe))
     try:
         with joined(rank, world, meeting) as ranks:
-            work(ranks, wished)
-    except Exception as error:  # noqa: BLE001  # it is raised in the parent
+            try:
+                work(ranks, wished)
+            except Exception as error:  # noqa: BLE001  # raised in the parent; said before we leave
+                pipe.send(_Outcome(error))
+                return
+    except Exception as error:  # noqa: BLE001  # ranks that never met
         pipe.send(_Outcome(error))
     else:
         pipe.send(_Outcome())

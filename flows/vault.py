@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from data.publication import locked
 from flows import tracking
 from flows.settings import Home
 from flows.tracking import Registered
@@ -30,8 +31,9 @@ def fetched(home: Home, version: Registered) -> Path:
             f"{version.name} VERSION"
         )
     cache = home.root / "models" / version.digest
-    if not _is_whole(cache, version.digest):
-        _fetch(home, version, cache)
+    with locked(cache.parent / f".{version.digest}.lock"):  # another may be bringing it
+        if not _is_whole(cache, version.digest):
+            _fetch(home, version, cache)
     verify(cache, version.digest)
     return cache
 

@@ -62,7 +62,7 @@ REGRESSIONS = (
     ),
     Regression(
         "no page checksums",
-        "data/publication.py",
+        "data/part_file.py",
         "write_page_checksum=True",
         "write_page_checksum=False",
         f"{FAULTS}/test_torn.py",

