@@ -8,7 +8,6 @@ logged twice is one metric, a model version is found by its digest.
 import json
 import logging
 import os
-import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from data.durable import name_once, temporary_in
 from data.publication import locked, safe_name
+from flows import journal
 from flows.redaction import redacted, scrubbed
 from flows.settings import Home
 
@@ -38,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 RUN_TAG = "latents.run_id"
 DIGEST_TAG = "latents.digest"
-JOURNAL_TAG = "latents.champion."  # followed by the time in ns, and the version
 CHAMPION, CHALLENGER = "champion", "challenger"
 TABLES_TAG = "mlflow.loggedArtifacts"  # where the user interface looks for tables
 MAX_PARAM_LENGTH = 6000  # MLflow's limit for a value
@@ -345,18 +344,13 @@ def _registered(version: ModelVersion, aliases: Mapping[str, str]) -> Registered
 
 
 def set_alias(home: Home, name: str, alias: str, version: int) -> None:
-    """Point `alias` at `version`, keeping the journal of champions in the model's tags.
-
-    MLflow keeps no history of aliases, so that a rollback needs one of our own. Every entry is a
-    tag of its own: a server writes tags one by one, so that of two writers none loses an entry.
-    """
+    """Point `alias` at `version`, keeping the journal of champions (`flows.journal`)."""
     with reaching(home) as connection:
         model = connection.get_registered_model(name)
         if alias == CHAMPION:
-            journal = _journal(model.tags)
-            if not journal or journal[-1] != version:
-                key = f"{JOURNAL_TAG}{time.time_ns()}.{version}"
-                connection.set_registered_model_tag(name, key, str(version))
+            before = journal.entries(model.tags)
+            if not before or before[-1] != version:
+                connection.set_registered_model_tag(name, *journal.entry(version))
             if int(model.aliases.get(CHALLENGER, -1)) == version:
                 connection.delete_registered_model_alias(name, CHALLENGER)
         connection.set_registered_model_alias(name, alias, str(version))
@@ -369,16 +363,9 @@ def champions(home: Home, name: str) -> list[int]:
     """
     with reaching(home) as connection:
         model = connection.get_registered_model(name)
-    journal = _journal(model.tags)
-    present = int(model.aliases.get(CHAMPION, journal[-1] if journal else -1))
-    return journal if not journal or journal[-1] == present else [*journal, present]
-
-
-def _journal(tags: Mapping[str, str]) -> list[int]:
-    """The versions in the order of the times at which they were written down."""
-    entries = [key for key in tags if key.startswith(JOURNAL_TAG)]
-    entries.sort(key=lambda key: int(key.removeprefix(JOURNAL_TAG).partition(".")[0]))
-    return [int(tags[key]) for key in entries]
+    found = journal.entries(model.tags)
+    present = int(model.aliases.get(CHAMPION, found[-1] if found else -1))
+    return found if not found or found[-1] == present else [*found, present]
 
 
 def download_model(version: Registered, home: Home, to: Path) -> None:
