@@ -97,14 +97,14 @@ def test_prefect_shows_the_run(stack: Stack, scheduled: dict[str, Any]) -> None:
 
 
 def test_assets_have_their_lineage(stack: Stack, scheduled: dict[str, Any]) -> None:
-    wait_for(lambda: len(stack.events("prefect.asset.materialization")) >= 3, "asset events")
+    def materialized() -> dict[str, dict[str, Any]]:
+        events = stack.events("prefect.asset.materialization")
+        return {event["resource"]["prefect.resource.id"]: event for event in events}
 
-    made = {
-        event["resource"]["prefect.resource.id"]: event
-        for event in stack.events("prefect.asset.materialization")
-        if "scheduled" in event["resource"]["prefect.resource.id"]
-    }
-    features = made["latents://scheduled/features"]
+    name = "latents://scheduled/features"
+    wait_for(lambda: name in materialized(), "the event of the features")
+    made = materialized()
+    features = made[name]
     sources = [
         related["prefect.resource.id"]
         for related in features["related"]
@@ -174,7 +174,11 @@ def test_drift_starts_a_retraining_and_the_old_version_is_backfilled(
     seen = stack.start(watching["id"])
     assert stack.ended(seen)["state_type"] == "COMPLETED"
 
-    assert "drift: " in stack.artifacts(seen)["drifting-drift"]["data"]
+    def told() -> bool:  # by this run, or by the one that the arrival started before it
+        pinned = [stack.artifacts(run["id"]) for run in stack.runs(watching["id"])]
+        return any("drift: " in p["drifting-drift"]["data"] for p in pinned if p)
+
+    wait_for(told, "a verdict of drift")
     again = stack.start(old["id"])  # beside the retraining
     retraining = wait_for(lambda: stack.runs(made["id"])[1:], "a run on drift")[0]
     assert stack.ended(retraining["id"])["state_type"] == "COMPLETED"
