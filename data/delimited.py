@@ -42,10 +42,18 @@ def open_csv(path: Path, reading: Reading) -> Opened:
     floats = {name for name, kind in reading.types.items() if kind in FLOATS}
     types: dict[str, pa.DataType] = {}
 
-    def reader() -> Any:
-        return _reader(path, dialect, {**types, **text})
+    def reader(*, threads: bool = True) -> Any:
+        return _reader(path, dialect, {**types, **text}, threads=threads)
 
-    while (seen := _read_through(reader, types)).misfit is not None:
+    def look() -> _Seen:
+        try:
+            return _read_through(reader, types)
+        except pa.ArrowInvalid:
+            for _ in reader(threads=False):  # one thread counts rows, and its error says which
+                pass
+            raise
+
+    while (seen := look()).misfit is not None:
         comma = _has_comma(seen.cell) and "," not in (dialect.delimiter, dialect.decimal)
         if comma and reading.frozen is None and "decimal" not in reading.csv:
             dialect = CsvDialect(dialect.encoding, dialect.delimiter, ",")
@@ -167,10 +175,14 @@ def _reader(
     dialect: CsvDialect,
     types: Mapping[str, pa.DataType],
     columns: list[str] | None = None,
+    *,
+    threads: bool = True,
 ) -> Any:
     return pa.csv.open_csv(
         path,
-        read_options=pa.csv.ReadOptions(block_size=BLOCK_BYTES, encoding=dialect.encoding),
+        read_options=pa.csv.ReadOptions(
+            block_size=BLOCK_BYTES, encoding=dialect.encoding, use_threads=threads
+        ),
         parse_options=pa.csv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=True),
         convert_options=pa.csv.ConvertOptions(
             column_types=types,

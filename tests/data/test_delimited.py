@@ -73,6 +73,20 @@ def test_a_ragged_csv_is_refused_without_its_values(tmp_path: Path) -> None:
         rows_of(csv(tmp_path, b"a,b\n1\n"))
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_ragged_row_is_named_however_many_threads_read(
+    threads: int, tmp_path: Path
+) -> None:
+    """Arrow counts rows only where one thread reads: so a second look, by one, tells which."""
+    before = pa.cpu_count()
+    pa.set_cpu_count(threads)
+    try:
+        with pytest.raises(SourceError, match=r"Row #3: Expected 2 columns, got 1; it is"):
+            rows_of(csv(tmp_path, "a,b\n1,2\n3\n"))
+    finally:
+        pa.set_cpu_count(before)
+
+
 TEXT = "name;price\nM\u00fcller;1,5\nWei\u00df;22,25\n"
 ENCODINGS = {
     "UTF-8": ("utf-8", "utf-8"),
