@@ -44,7 +44,9 @@ CYCLES = ("day", "week", "year")
 
 OTHER = "(other)"  # the category that rare values share
 ROW_ID = "row_id"  # the key of a table that has none: file name and position
-OF_FEATURES = re.compile(r"split|model_version|elbo_nats|z_(mean|stddev|sample_\d+)(_\d+)?")
+OF_FEATURES = re.compile(
+    r"model_version|event_timestamp|elbo_nats|z_(mean|stddev|sample_\d+)(_\d+)?"
+)
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
 Scalar = str | int | float | bool

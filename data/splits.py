@@ -68,7 +68,10 @@ def split_as_said(
     means "valid" (or "test"), that fraction of the train rows is taken, by the hash of the key.
     """
     roles = {role_of(category) for category in categories}
-    splits = np.array([role_of(value) for value in said.to_pylist()], dtype="<U5")
+    values = pa.chunked_array([said]) if isinstance(said, pa.Array) else said
+    coded = values.combine_chunks().dictionary_encode()
+    splits = np.array([role_of(value) for value in coded.dictionary.to_pylist()], "<U5")
+    splits = splits[coded.indices.to_numpy()]
     rest = split_of(
         hashes,
         valid=0 if "valid" in roles else valid,

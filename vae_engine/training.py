@@ -265,8 +265,8 @@ def _ascend(
         elif state.step == 0 or x.isinf().any():  # no rate is to blame
             raise DivergedError(text)
         raise ExplodedError(text)
-    clips = plan.clip_norm is not None and norm > plan.clip_norm
-    state.gradient.update(rate, plan.clip_norm / norm if plan.clip_norm and clips else 1.0)
+    limit = plan.clip_norm
+    state.gradient.update(rate, limit / norm if limit is not None and norm > limit else 1.0)
     if state.average is not None and plan.average_decay is not None:
         decay = min(
             plan.average_decay, (1 + state.step) / (10 + state.step)

@@ -407,6 +407,16 @@ def test_a_column_that_splits_the_rows_is_followed(tmp_path: Path) -> None:
     assert 0 < snapshot.split_rows["valid"] < 150  # the hash takes it from the train rows
 
 
+def test_without_rows_nothing_is_split(tmp_path: Path) -> None:
+    table = people().append_column("split", pa.array(["train", "test"] * 500))
+    first = ingest(table, name="people", root=tmp_path)
+
+    later = ingest(table.slice(0, 0), name="people", root=tmp_path, contract=first.contract)
+
+    assert later.split_rows == {"train": 0, "valid": 0, "test": 0}
+    assert later.table().schema == first.table().schema
+
+
 def test_a_column_of_any_name_splits_the_rows_where_the_spec_says_so(tmp_path: Path) -> None:
     said = pa.array(np.tile(["train", "val", "test", "train"], 250))
     table = people().append_column("fold", said)
@@ -453,13 +463,18 @@ def test_a_column_named_split_that_is_none_is_left_out_with_a_reason(
 
 
 @pytest.mark.parametrize("kind", ["key", "label", "carry"])
-def test_no_column_travels_along_under_the_name_of_a_feature(kind: str, tmp_path: Path) -> None:
-    table = people().append_column("z_mean_003", pa.array([f"r{n}" for n in range(1000)]))
+@pytest.mark.parametrize(
+    "name", ["z_mean_003", "z_sample_0", "model_version", "event_timestamp"]
+)
+def test_no_column_travels_along_under_the_name_of_a_feature(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    table = people().append_column(name, pa.array([f"r{n}" for n in range(1000)]))
 
-    with pytest.raises(SpecError, match="'z_mean_003' cannot be of kind"):
+    with pytest.raises(SpecError, match=f"{name!r} cannot be of kind"):
         ingest(
             table.drop_columns(["id", "label"]),
             name="people",
             root=tmp_path,
-            overrides={"z_mean_003": {"kind": kind}},
+            overrides={name: {"kind": kind}},
         )
