@@ -1,22 +1,53 @@
-"""An S3 server in this process, on loopback, and one that lacks what publishing needs."""
+"""An S3 server in this process, on loopback, for itself and for others on this machine."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import boto3
 import pytest
+
+from data.bucket import boto_client
+
+KEY, SECRET, REGION = "canary-key", "canary-secret", "us-east-1"
 
 Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
 @contextmanager
 def object_store(bucket: str, *, conditional: bool = True) -> Iterator[str]:
-    """Run moto's S3 with a fresh bucket, name it in the environment, and give its address.
+    """Run a store with a fresh bucket (see `serving`), and name it in the environment."""
+    with (
+        serving(bucket, conditional=conditional) as address,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("AWS_ACCESS_KEY_ID", KEY)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        patch.setenv("AWS_REGION", REGION)
+        patch.setenv("AWS_ENDPOINT_URL", address)
+        yield address
+        boto_client().close()
+
+
+def client_of(address: str) -> Any:
+    """A client of the store at an address, whatever the environment says."""
+    return boto3.client(
+        "s3",
+        endpoint_url=address,
+        aws_access_key_id=KEY,
+        aws_secret_access_key=SECRET,
+        region_name=REGION,
+    )
+
+
+@contextmanager
+def serving(bucket: str, *, conditional: bool = True) -> Iterator[str]:
+    """Run moto's S3 with a fresh bucket, and give its address.
 
     Without `conditional` it does not hear `If-None-Match`, as some stores do not.
     """
-    moto = pytest.importorskip("moto.server", reason="moto is not installed")
+    from moto.moto_server import werkzeug_app as moto
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     class Quiet(WSGIRequestHandler):
@@ -34,16 +65,12 @@ def object_store(bucket: str, *, conditional: bool = True) -> Iterator[str]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     address = f"http://127.0.0.1:{server.server_port}"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "canary-key")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "canary-secret")
-        patch.setenv("AWS_REGION", "us-east-1")
-        patch.setenv("AWS_ENDPOINT_URL", address)
-        from data.bucket import boto_client
-
-        boto_client().create_bucket(Bucket=bucket)
+    client = client_of(address)
+    client.create_bucket(Bucket=bucket)
+    client.close()
+    try:
         yield address
-        boto_client().close()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -18,9 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.addresses import VARIABLE
+from data.bucket import arrow_store
 from data.formats import SourceError
 from data.remote import RemoteFile, remote
 from data.sources import Source, open_source
+from tests.data.stores import object_store
 
 CSV = b"a,b\n1,x\n2,y\n"
 ROWS = [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]
@@ -204,28 +206,12 @@ def test_https_is_checked_against_its_certificate(
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[pyarrow.fs.FileSystem]:
-    server_module = pytest.importorskip("moto.server", reason="moto is not installed")
-    patch = pytest.MonkeyPatch()
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    patch.setenv("AWS_ACCESS_KEY_ID", "canary-key")
-    patch.setenv("AWS_SECRET_ACCESS_KEY", "canary-secret")
-    patch.setenv("AWS_REGION", "us-east-1")
-    patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    store = pyarrow.fs.S3FileSystem(
-        endpoint_override=f"{host}:{port}",
-        scheme="http",
-        region="us-east-1",
-        allow_bucket_creation=True,
-    )
-    store.create_dir("bucket")
-    for name, value in (("t/year=2023/a", 1), ("t/year=2024/a", 2), ("other/b", 3)):
-        with store.open_output_stream(f"bucket/{name}.parquet") as stream:
-            pq.write_table(pa.table({"x": [value]}), stream)
-    yield store
-    patch.undo()
-    server.stop()
+    with object_store("bucket"):
+        store = arrow_store()
+        for name, value in (("t/year=2023/a", 1), ("t/year=2024/a", 2), ("other/b", 3)):
+            with store.open_output_stream(f"bucket/{name}.parquet") as stream:
+                pq.write_table(pa.table({"x": [value]}), stream)
+        yield store
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,9 +24,9 @@ import pytest
 from flows import tracking
 from flows.settings import Home, prepare_environment
 from flows.vault import fetched
+from tests.data.stores import client_of, serving
 from tests.faults.conftest import Cases
 from tests.faults.effort import WHOLE
-from tests.flows.services import object_store
 from vae_engine.artifact import SUMS, ArtifactError
 
 whole_runs = pytest.mark.skipif(not WHOLE, reason="a whole run takes its time: make faults")
@@ -87,14 +86,8 @@ def latents(
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     folder = tmp_path_factory.mktemp("doors")
     home = folder / "home"
-    with object_store("bucket", folder) as store:
-        client = boto3.client(
-            "s3",
-            endpoint_url=store,
-            aws_access_key_id="a",
-            aws_secret_access_key="b",
-            region_name="us-east-1",
-        )
+    with serving("bucket") as store:
+        client = client_of(store)
         client.put_object(Bucket="bucket", Key="t.csv", Body=frame().to_csv(index=False))
         client.close()
         settings = [word for setting in QUICK for word in ("--set", setting)]

@@ -5,7 +5,6 @@ import pwd
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -123,41 +122,3 @@ def _answers(server: Postgres) -> bool:
     except psycopg.OperationalError:
         return False
     return True
-
-
-@contextmanager
-def object_store(bucket: str, folder: Path) -> Iterator[str]:
-    """Run moto's S3 with one bucket; give its address."""
-    import boto3
-    from botocore.exceptions import BotoCoreError
-
-    port = free_port()
-    address = f"http://127.0.0.1:{port}"
-    with (folder / "s3.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-            stdout=log,
-            stderr=log,
-        )
-    client = boto3.client(
-        "s3",
-        endpoint_url=address,
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-        region_name="us-east-1",
-    )
-
-    def made() -> bool:
-        try:
-            client.create_bucket(Bucket=bucket)
-        except BotoCoreError:
-            return False
-        return True
-
-    try:
-        wait_for(made, "the object store", timeout_s=60)
-        yield address
-    finally:
-        client.close()
-        process.terminate()
-        process.wait(timeout=30)

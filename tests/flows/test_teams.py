@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import boto3
 import numpy as np
 import psycopg
 import pytest
@@ -24,8 +23,9 @@ from flows.monitor import monitor
 from flows.report import write_latest_report
 from flows.settings import resolve_home
 from flows.spec import Spec, SpecError, load_spec
+from tests.data.stores import client_of, serving
 from tests.flows.conftest import latents
-from tests.flows.services import Postgres, object_store, postgres
+from tests.flows.services import Postgres, postgres
 from tests.flows.stack import Stack, latents_up
 from tests.flows.test_deployments import deploy
 
@@ -49,7 +49,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     folder = tmp_path_factory.mktemp("team")
     with (
         postgres(PASSWORD, ["prefect", "mlflow", "features"]) as database,
-        object_store(BUCKET, folder) as store,
+        serving(BUCKET) as store,
         pytest.MonkeyPatch.context() as patch,
     ):
         environment = {
@@ -107,13 +107,7 @@ def test_the_run_is_in_the_databases_and_the_bucket(team: Team, run: dict[str, A
         versions = connection.execute("select name, version from model_versions").fetchall()
     with psycopg.connect(team.database.address("prefect")) as connection:
         states = connection.execute("select state_type from flow_run").fetchall()
-    client = boto3.client(
-        "s3",
-        endpoint_url=team.store,
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-        region_name="us-east-1",
-    )
+    client = client_of(team.store)
     names = {item["Key"] for item in client.list_objects_v2(Bucket=BUCKET)["Contents"]}
     client.close()
 
