@@ -33,6 +33,7 @@ from data.publication import locked, safe_name
 from flows import journal
 from flows.redaction import redacted, scrubbed
 from flows.settings import Home
+from flows.shipped import PACKAGES, SERVED, shipped_code
 
 logger = logging.getLogger(__name__)
 
@@ -290,15 +291,14 @@ def with_digest(home: Home, name: str, digest: str) -> Registered | None:
 
 
 def _log_model(mlflow_run: str, model: Servable) -> ModelInfo:
-    here = Path(__file__).parent
-    with mlflow.start_run(run_id=mlflow_run), warnings.catch_warnings():
+    with shipped_code() as code, mlflow.start_run(mlflow_run), warnings.catch_warnings():
         # It asks for type hints; the signature says what they would.
         warnings.simplefilter("ignore", UserWarning)
         return mlflow.pyfunc.log_model(
             name="model",
-            python_model=str(here / "served_model.py"),
+            python_model=str(code / SERVED),
             artifacts={"model": str(model.artifact)},
-            code_paths=[str(here.parent / "vae_engine"), str(here.parent / "data")],
+            code_paths=[str(code / package) for package in PACKAGES],
             signature=model.signature,
             input_example=model.example,
             pip_requirements=model.requirements,

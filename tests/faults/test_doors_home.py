@@ -154,8 +154,7 @@ def test_nobody_else_can_read_a_home(run: Run, cases: Cases) -> None:
 
     assert stat.S_IMODE(run.home.stat().st_mode) == 0o700
     for path in made:
-        closed = 0o022 if path.suffix == ".py" else 0o027  # MLflow copies our code as it is
-        assert not stat.S_IMODE(path.lstat().st_mode) & closed, path
+        assert not stat.S_IMODE(path.lstat().st_mode) & 0o027, path
     assert {p.name for p in made} >= {
         "checkpoints",
         "model",
