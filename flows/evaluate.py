@@ -24,10 +24,10 @@ from flows.spec import Spec
 from vae_engine.aggregate import mutual_information
 from vae_engine.artifact import load_model
 from vae_engine.baselines import factor_analysis, independent_columns
+from vae_engine.divergence import DivergedError
 from vae_engine.encoding import encode
 from vae_engine.evaluation import Total, evaluate
 from vae_engine.model import VAE
-from vae_engine.training import DivergedError
 
 ELBO_SAMPLES = 8  # draws of z per test row; their noise is below that between rows
 FITTED_ROWS = 20_000  # of the train split: probes and baselines are fitted to them

@@ -29,7 +29,7 @@ EXIT_CODES = {
     "data.checking.ContractError": 3,
     "data.publication.FormatError": 3,
     "vae_engine.artifact.ArtifactError": 3,
-    "vae_engine.training.DivergedError": 4,
+    "vae_engine.divergence.DivergedError": 4,
     "builtins.FloatingPointError": 4,
     "flows.gate.GateError": 5,
     "flows.tracking.TrackingError": 6,

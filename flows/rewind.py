@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 from flows.runs import RunFolder
 from vae_engine import checkpoint
+from vae_engine.divergence import ExplodedError
 from vae_engine.explosion import Watch
-from vae_engine.training import Batch, ExplodedError, StepReport, TrainState, fit
+from vae_engine.training import Batch, StepReport, TrainState, fit
 
 logger = logging.getLogger(__name__)
 

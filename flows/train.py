@@ -95,7 +95,7 @@ def train_model(spec: Spec, home: Home, snapshot_path: str) -> Stage:
     """Train the model of the spec on a snapshot, or find it trained.
 
     Raises:
-        vae_engine.training.DivergedError: a bound or gradient is not finite, or the objective
+        vae_engine.divergence.DivergedError: a bound or gradient is not finite, or the objective
             has exploded twice; the last checkpoint is good, nothing is registered.
     """
     started = perf_counter()

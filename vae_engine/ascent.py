@@ -10,7 +10,6 @@ from vae_engine import objectives
 from vae_engine.config import ConfigError, ModelConfig, TrainingPlan
 from vae_engine.full_bayes import draw_weight_noise, full_bayes
 from vae_engine.model import VAE
-from vae_engine.schedule import beta
 
 PLAIN = {
     "elbo_sticking": objectives.elbo_sticking,
@@ -18,6 +17,7 @@ PLAIN = {
     "iwae_doubly_reparameterized": objectives.iwae_doubly_reparameterized,
     "mcem": objectives.complete_data,
 }
+DRAWING = ("full_bayes", "wake_sleep", "mcem")  # more than noise: weights, rows or chains
 GROUPED = {"miwae": objectives.miwae, "piwae": objectives.piwae}
 
 
@@ -40,14 +40,15 @@ class Ascent:
         model: VAE,
         x: Shaped[Tensor, "rows features"],
         noise: Float[Tensor, "samples rows latents"],
-        step: int,
-        generator: torch.Generator,
+        weight: float | Float[Tensor, ""],
+        generator: torch.Generator | None,
     ) -> Float[Tensor, ""]:
-        """Return what the update after `step` updates raises: nats per row.
+        """Return what an update raises, nats per row, with the KL weighted by `weight`.
 
-        `noise` is N(0, I), or the E step's draws of z in Monte Carlo EM.
+        `noise` is N(0, I), or the E step's draws of z in Monte Carlo EM. Only objectives in
+        `DRAWING` need a generator.
         """
-        bound = self._bounds(model, x, noise, step, generator).mean()
+        bound = self._bounds(model, x, noise, weight, generator).mean()
         if self.plan.weight_prior:  # MAP: `full_data_bound` and the prior, both divided by N
             assert self.rows is not None
             prior = objectives.log_weight_prior(model.generative_parameters().values())
@@ -55,7 +56,12 @@ class Ascent:
         return bound
 
     def _bounds(
-        self, model: VAE, x: Tensor, noise: Tensor, step: int, generator: torch.Generator
+        self,
+        model: VAE,
+        x: Tensor,
+        noise: Tensor,
+        weight: float | Tensor,
+        generator: torch.Generator | None,
     ) -> Float[Tensor, " rows"]:
         plan = self.plan
         if plan.objective in PLAIN:
@@ -65,12 +71,13 @@ class Ascent:
             return GROUPED[plan.objective](model, x, noise, groups=plan.groups)
         if plan.objective == "full_bayes":
             assert self.rows is not None
+            assert generator is not None
             weight_noise = draw_weight_noise(model, generator)
             return full_bayes(model, x, noise, weight_noise, self.rows)
         if plan.objective == "wake_sleep":
+            assert generator is not None
             return objectives.wake_sleep(model, x, noise, model.dream(len(x), generator))
-        weight = beta(plan, step)
-        if weight != 1 or plan.free_nats:
+        if isinstance(weight, Tensor) or weight != 1 or plan.free_nats:
             return objectives.elbo_weighted(
                 model, x, noise, beta=weight, free_nats=plan.free_nats
             )

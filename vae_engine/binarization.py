@@ -85,10 +85,20 @@ def _white(
     column: Column, start: int, cells: Tensor, uniform: Callable[[Column, int], Tensor]
 ) -> Float[Tensor, "rows cells"]:
     """Return cells of 0 and `scale`; a missing cell stays missing."""
-    scale = torch.as_tensor(column.scale, dtype=torch.float32, device=cells.device)
+    scale = _scale(column, cells.device)
     if column.binarization == "threshold":
         binary = (cells > 0.5 * scale).float() * scale
     else:  # the ceiling of cells / scale - uniform, which is above -1 and at most 1
         binary = cells / scale
         binary = binary.sub_(uniform(column, start)).ceil_().mul_(scale)
     return torch.where(cells.isnan(), torch.nan, binary) if column.missing else binary
+
+
+def _scale(column: Column, device: torch.device) -> Float[Tensor, "*cells"]:
+    """A tensor even of one number, for a division by it rounds as it should on any device.
+
+    One number is filled in there: nobody waits for a copy.
+    """
+    if isinstance(column.scale, tuple):
+        return torch.tensor(column.scale, device=device)
+    return torch.full((), float(column.scale), device=device)

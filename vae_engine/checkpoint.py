@@ -44,7 +44,11 @@ def save(folder: Path, state: TrainState, extra: Mapping[str, Any]) -> Path:
     """Write the state after `state.step` steps; return the folder of the checkpoint.
 
     One process at a time may write to `folder`: what another left half done goes.
+
+    Raises:
+        DivergedError: steps that a device was told to take turn out not to be finite.
     """
+    state.settle()
     make_folder(folder)
     for stale in folder.glob(".step-*"):
         shutil.rmtree(stale)

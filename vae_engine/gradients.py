@@ -15,6 +15,7 @@ from vae_engine.config import TrainingPlan
 from vae_engine.distributed import Ranks, divisible
 from vae_engine.memory import Parts
 from vae_engine.model import VAE
+from vae_engine.schedule import beta
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,9 @@ class AutogradGradient:
             ):
                 generator.set_state(begun)
                 with precision(plan):
-                    objective = self.ascent.objective(self.model, some, theirs, step, generator)
+                    objective = self.ascent.objective(
+                        self.model, some, theirs, beta(plan, step), generator
+                    )
                 objective = objective * (share * len(some) / len(rows))
                 (-objective).backward()  # the one place where the sign turns: -objective falls
                 total += objective.detach()

@@ -82,7 +82,7 @@ def elbo_weighted(
     x: Shaped[Tensor, "rows features"],
     noise: Float[Tensor, "samples rows latents"],
     *,
-    beta: float,
+    beta: float | Float[Tensor, ""],
     free_nats: float = 0.0,
 ) -> Float[Tensor, " rows"]:
     """Estimate the bound with its KL weighted by beta, and the first nats of each latent free.

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vae_engine.config import TrainingPlan
@@ -26,6 +27,17 @@ def build_optimizer(
     )
 
 
+def begin_moments(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+    """Give these parameters moments, where they have none, as Adam does before its first step."""
+    for parameter in parameters:
+        if not optimizer.state[parameter]:
+            optimizer.state[parameter] = {
+                "step": torch.zeros((), device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+
+
 def fused_update(
     optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], plan: TrainingPlan
 ) -> Callable[[float], None]:
@@ -36,13 +48,7 @@ def fused_update(
     in now.
     """
     if plan.optimizer != "adagrad":
-        for parameter in parameters:
-            if not optimizer.state[parameter]:  # as Adam itself has it before its first step
-                optimizer.state[parameter] = {
-                    "step": torch.zeros(()),
-                    "exp_avg": torch.zeros_like(parameter),
-                    "exp_avg_sq": torch.zeros_like(parameter),
-                }
+        begin_moments(optimizer, parameters)
     weights = [parameter.detach() for parameter in parameters]
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
 
@@ -67,8 +73,7 @@ def fused_update(
     def adam(rate: float) -> None:
         steps = moments("step")
         torch._foreach_add_(steps, 1)
-        kernel = torch._fused_adamw_ if plan.optimizer == "adamw" else torch._fused_adam_
-        kernel(
+        _adam_kernel(plan)(
             weights,
             gradients,
             moments("exp_avg"),
@@ -76,12 +81,59 @@ def fused_update(
             [],
             steps,
             lr=rate,
-            beta1=plan.betas[0],
-            beta2=plan.betas[1],
-            weight_decay=plan.weight_decay,
-            eps=plan.epsilon,
-            amsgrad=False,
-            maximize=False,
+            **_adam_settings(plan),
         )
 
     return adagrad if plan.optimizer == "adagrad" else adam
+
+
+def guarded_update(
+    optimizer: torch.optim.Optimizer,
+    parameters: Sequence[nn.Parameter],
+    gradients: Sequence[Tensor],
+    plan: TrainingPlan,
+    *,
+    rate: Float[Tensor, ""],
+    shrink: Float[Tensor, ""] | None,
+    halted: Bool[Tensor, ""],
+) -> None:
+    """Take one fused step of Adam or AdamW, all of whose settings are where the weights are.
+
+    The gradient is divided by `shrink`. Where `halted` is true, nothing moves: neither weights nor
+    moments nor their number of steps.
+    """
+    begin_moments(optimizer, parameters)
+    steps, first, second = (
+        [optimizer.state[parameter][name] for parameter in parameters]
+        for name in ("step", "exp_avg", "exp_avg_sq")
+    )
+    stays = halted.float()
+    torch._foreach_add_(steps, 1)
+    _adam_kernel(plan)(
+        [parameter.detach() for parameter in parameters],
+        gradients,
+        first,
+        second,
+        [],
+        steps,
+        lr=rate,
+        grad_scale=shrink,
+        found_inf=stays,
+        **_adam_settings(plan),
+    )
+    torch._foreach_sub_(steps, [stays] * len(steps))
+
+
+def _adam_kernel(plan: TrainingPlan) -> Callable[..., None]:
+    return torch._fused_adamw_ if plan.optimizer == "adamw" else torch._fused_adam_
+
+
+def _adam_settings(plan: TrainingPlan) -> dict[str, float]:
+    return {
+        "beta1": plan.betas[0],
+        "beta2": plan.betas[1],
+        "weight_decay": plan.weight_decay,
+        "eps": plan.epsilon,
+        "amsgrad": False,
+        "maximize": False,
+    }

@@ -30,3 +30,12 @@ def beta(plan: TrainingPlan, step: int) -> float:
     if plan.warmup_steps == 0:
         return plan.beta
     return plan.beta * min((step + 1) / plan.warmup_steps, 1.0)
+
+
+def newest_share(plan: TrainingPlan, step: int) -> float:
+    """Return the share of the weights after update `step` + 1 in their moving average.
+
+    1 - average_decay, but more at first, so that the average forgets where it began.
+    """
+    assert plan.average_decay is not None
+    return 1 - min(plan.average_decay, (1 + step) / (10 + step))

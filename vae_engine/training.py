@@ -19,10 +19,13 @@ from torch import Tensor
 from vae_engine.ascent import Ascent, build_ascent
 from vae_engine.binarization import binarized_for_training
 from vae_engine.config import ModelConfig, TrainingPlan
+from vae_engine.device_step import DeviceStep
+from vae_engine.device_step import applies as asks_nothing
 from vae_engine.distributed import ALONE, Ranks, check_divisible, divisible
-from vae_engine.divergence import diagnosis
-from vae_engine.explicit import ExplicitGradient, applies
-from vae_engine.explosion import TIMES_WORSE, Watch
+from vae_engine.divergence import finite, judge
+from vae_engine.explicit import ExplicitGradient
+from vae_engine.explicit import applies as written_out
+from vae_engine.explosion import Watch
 from vae_engine.gradients import AutogradGradient, precision
 from vae_engine.mcem import UPDATES, posterior_draws
 from vae_engine.memory import Parts
@@ -30,16 +33,8 @@ from vae_engine.model import VAE, build_model
 from vae_engine.noise import epoch_generator, step_generator
 from vae_engine.objectives import draws_and_kl
 from vae_engine.optimizers import build_optimizer
-from vae_engine.schedule import learning_rate
+from vae_engine.schedule import beta, learning_rate, newest_share
 from vae_engine.statistics import Statistics
-
-
-class DivergedError(RuntimeError):
-    """A bound or a gradient is not finite; the weights are still those before the step."""
-
-
-class ExplodedError(DivergedError):
-    """The weights have left for good, by finite rows: a lower learning rate may keep them."""
 
 
 class Batch(NamedTuple):
@@ -72,6 +67,7 @@ class TrainState:
     ascent: Ascent
     autograd: AutogradGradient
     explicit: ExplicitGradient | None  # where it does for this model and plan
+    on_device: DeviceStep | None = None  # where it does for this plan
     step: int = 0
     average: dict[str, Tensor] | None = None  # moving average of the weights, by name
     ranks: Ranks = ALONE
@@ -94,8 +90,37 @@ class TrainState:
         """Go on from the weights, moments and step of a state of the same model and plan."""
         self.model.load_state_dict(other.model.state_dict())
         self.optimizer.load_state_dict(copy.deepcopy(other.optimizer.state_dict()))
-        self.average = copy.deepcopy(other.average)
+        for name, average in (self.average or {}).items():
+            average.copy_((other.average or {})[name])
         self.step, self.watch = other.step, copy.deepcopy(other.watch)
+
+    def settle(self) -> tuple[float, float] | None:
+        """Wait for what a device was told to do, and judge each step in its turn.
+
+        Returns:
+            The objective and the norm of the last step; None where there was nothing to wait for.
+
+        Raises:
+            DivergedError: see `train_step`. `step` is then where the weights are.
+        """
+        left = [] if self.on_device is None else self.on_device.read()
+        if self.on_device is None or not left:
+            return None
+        begun = self.step - len(left)
+        bad = (k for k, (value, norm, _) in enumerate(left) if not finite(value, norm))
+        self.step = begun + next(bad, len(left))
+        kept = left[min(self.step - begun, len(left) - 1)]
+        for step, (value, norm, _) in enumerate(left, begun):
+            judge(
+                self.model,
+                self.watch,
+                self.on_device.batch(kept.rows),
+                step=step + 1,
+                objective=value,
+                grad_norm=norm,
+                later=self.step - step,
+            )
+        return kept[:2]
 
     def averaged_model(self) -> VAE:
         """Return the model to evaluate and to keep: a copy with the average, if there is one."""
@@ -114,6 +139,7 @@ def new_state(
     rows: int | None = None,
     ranks: Ranks = ALONE,
     workers: int | None = None,
+    compiled: bool = False,
 ) -> TrainState:
     """Return the state before the first step: a function of the arguments alone.
 
@@ -121,7 +147,8 @@ def new_state(
     weights, a schedule over epochs. With several `ranks`, each gets the same whole batches,
     and computes on its rows of them. With `workers`, a gradient that is written out spreads its
     rows over so many threads, instead of each product over PyTorch's: slower on idle cores, far
-    faster on busy ones, and the same bits for any number of them.
+    faster on busy ones, and the same bits for any number of them. With `compiled`, the objective
+    of steps on a GPU goes through `torch.compile`, which costs a minute at the start.
 
     Raises:
         ConfigError: plan and model do not go together, or `rows` is missing.
@@ -131,13 +158,24 @@ def new_state(
     model = build_model(config, seed=plan.seed, statistics=statistics).to(plan.device)
     optimizer = build_optimizer(model.parameters(), plan)
     autograd = AutogradGradient(model, ascent, optimizer, ranks, Parts())
-    explicit = None
-    if ranks.world == 1 and applies(model, plan):
-        explicit = ExplicitGradient(model, plan, optimizer, workers)
-    state = TrainState(model, optimizer, plan, ascent, autograd, explicit, ranks=ranks)
+    explicit = on_device = average = None
     if plan.average_decay is not None:
-        state.average = {n: p.detach().clone() for n, p in model.named_parameters()}
-    return state
+        average = {n: p.detach().clone() for n, p in model.named_parameters()}
+    if ranks.world == 1 and written_out(model, plan):
+        explicit = ExplicitGradient(model, plan, optimizer, workers)
+    elif ranks.world == 1 and asks_nothing(plan):
+        on_device = DeviceStep(model, ascent, optimizer, average, compiled=compiled)
+    return TrainState(
+        model,
+        optimizer,
+        plan,
+        ascent,
+        autograd,
+        explicit,
+        on_device,
+        average=average,
+        ranks=ranks,
+    )
 
 
 def batch_indices(
@@ -185,12 +223,19 @@ def train_step(state: TrainState, batch: Batch, *, report: bool = False) -> Step
 
     Raises:
         DivergedError: the objective or its gradient is not finite, or the objective has for many
-            steps been far worse than it was. The weights have not changed then.
+            steps been far worse than it was. The weights have not changed then. On a GPU it is
+            raised at the next report, or by `settle`: from a number that is not finite on nothing
+            has changed, but an explosion has gone on for as long.
     """
     plan, model = state.plan, state.model
     generator = step_generator(plan.seed, state.step, plan.device)
-    rows = batch.x.to(plan.device, non_blocking=True)
-    x = binarized_for_training(model.config, rows, batch.row_keys, generator)
+    keys = batch.row_keys
+    x = binarized_for_training(
+        model.config,
+        batch.x.to(plan.device, non_blocking=True),
+        None if keys is None else keys.to(plan.device, non_blocking=True),
+        generator,
+    )
     noise = torch.randn(
         plan.samples, len(x), model.latents, generator=generator, device=plan.device
     )
@@ -198,11 +243,16 @@ def train_step(state: TrainState, batch: Batch, *, report: bool = False) -> Step
     if plan.objective == "mcem":
         noise = posterior_draws(model, x, plan.samples, generator)
     rate = learning_rate(plan, state.step, state.ascent.total_steps) * state.rate_factor
-    for _ in range(UPDATES if plan.objective == "mcem" else 1):
-        value, norm = _ascend(state, x, noise, generator, rate)
-    state.step += 1
-    if terms is None:
+    if _handed_over(state, x, noise, rate):
+        state.step += 1
+        found = state.settle() if report else None
+    else:
+        for _ in range(UPDATES if plan.objective == "mcem" else 1):
+            found = _ascend(state, x, noise, generator, rate)
+        state.step += 1
+    if terms is None or found is None:
         return None
+    value, norm = found
     return StepReport(state.step, value, *terms, norm, rate, state.parts.count)
 
 
@@ -226,6 +276,7 @@ def fit(
             if report is not None:
                 with everyone():
                     yield report
+    state.settle()
 
 
 @contextmanager
@@ -250,29 +301,50 @@ def _one_thread(state: TrainState) -> Iterator[Callable[[], AbstractContextManag
         torch.set_num_threads(before)
 
 
+def _handed_over(state: TrainState, x: Tensor, noise: Tensor, rate: float) -> bool:
+    """Tell a device to take the step; False where it is not to, or has no memory for it."""
+    plan, device = state.plan, state.on_device
+    if device is None:
+        return False
+    if device.full:
+        state.settle()
+
+    def attempt(parts: int) -> bool:
+        if parts == 1:
+            weight = beta(plan, state.step)
+            share = 0.0 if state.average is None else newest_share(plan, state.step)
+            device.take(x, noise, rate=rate, weight=weight, share=share)
+        return parts == 1
+
+    handed_over = state.parts.run(attempt, len(x) if divisible(plan) else 1)
+    if not handed_over:
+        state.settle()
+        device.release()
+        state.on_device = None
+    return handed_over
+
+
 def _ascend(
     state: TrainState, x: Tensor, noise: Tensor, generator: torch.Generator, rate: float
 ) -> tuple[float, float]:
     """Update the weights once; return the objective and the norm of its gradient."""
     plan = state.plan
     value, norm = state.gradient.differentiate(x, noise, state.step, generator)
-    finite = abs(value) < torch.inf and norm < torch.inf
-    if not finite or state.watch.exploded(value):
-        step = state.step + 1
-        text = diagnosis(state.model, x, noise, step=step, objective=value, grad_norm=norm)
-        if finite:
-            text += f"\nIts running median is {TIMES_WORSE:g} times worse than at its best."
-        elif state.step == 0 or x.isinf().any():  # no rate is to blame
-            raise DivergedError(text)
-        raise ExplodedError(text)
+    judge(
+        state.model,
+        state.watch,
+        (x, noise),
+        step=state.step + 1,
+        objective=value,
+        grad_norm=norm,
+    )
     limit = plan.clip_norm
     state.gradient.update(rate, limit / norm if limit is not None and norm > limit else 1.0)
-    if state.average is not None and plan.average_decay is not None:
-        decay = min(
-            plan.average_decay, (1 + state.step) / (10 + state.step)
-        )  # forget the start
+    if state.average is not None:
         weights = [parameter.detach() for parameter in state.model.parameters()]
-        torch._foreach_lerp_(list(state.average.values()), weights, 1 - decay)
+        torch._foreach_lerp_(
+            list(state.average.values()), weights, newest_share(plan, state.step)
+        )
     return value, norm
 
 

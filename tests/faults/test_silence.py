@@ -33,8 +33,8 @@ from flows.spec import Spec, load_spec
 from flows.train import train_model
 from tests.faults.conftest import Cases
 from tests.faults.effort import WHOLE, whole_or
+from vae_engine.divergence import DivergedError
 from vae_engine.evaluation import Total
-from vae_engine.training import DivergedError
 
 QUICK = ["training.epochs=2", "model.hidden=[8]", "model.latents=2", "evaluation.rows=200"]
 QUICK += ["evaluation.importance_samples=20", 'evaluation.estimators=["importance"]']

@@ -15,7 +15,7 @@ from flows.spec import load_spec
 from flows.stopping import Stop
 from flows.train import train_model
 from vae_engine.distributed import Ranks
-from vae_engine.training import DivergedError
+from vae_engine.divergence import DivergedError
 
 
 def diverge(ranks: Ranks, stop: Stop) -> None:

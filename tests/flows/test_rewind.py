@@ -12,7 +12,7 @@ from flows.settings import Home
 from flows.spec import Spec
 from flows.train import train_model
 from tests.faults.small import contents, spec_of, trained, written
-from vae_engine.training import ExplodedError
+from vae_engine.divergence import ExplodedError
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ import torch
 
 from tests.vae_engine.rows import pictures, plan, sampled, table
 from vae_engine import checkpoint
+from vae_engine.divergence import ExplodedError
 from vae_engine.explosion import WINDOW, Watch
-from vae_engine.training import Batch, ExplodedError, TrainState, fit, new_state, train_step
+from vae_engine.training import Batch, TrainState, fit, new_state, train_step
 
 
 def when(*objectives: float) -> int | None:

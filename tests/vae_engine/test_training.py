@@ -11,12 +11,12 @@ from torch import Tensor
 from tests.vae_engine.rows import MIXED, grey, pictures, plan, sampled, table
 from vae_engine import checkpoint
 from vae_engine.config import OBJECTIVES, ConfigError
+from vae_engine.divergence import DivergedError
 from vae_engine.evaluation import evaluate
 from vae_engine.model import VAE
 from vae_engine.statistics import Statistics
 from vae_engine.training import (
     Batch,
-    DivergedError,
     StepReport,
     TrainState,
     batch_indices,
