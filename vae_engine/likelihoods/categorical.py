@@ -17,6 +17,7 @@ PADDED = 4  # how many times its own size a table of columns may have
 class Table(nn.Module):
     """Columns of codes, a row each and as wide as the widest: a few operations do for all."""
 
+    columns: Tensor
     places: Tensor
     beyond: Tensor
 
@@ -30,6 +31,7 @@ class Table(nn.Module):
         ]
         beyond = [[j >= sizes[k] for j in range(widest)] for k in members]
         self.members = list(members)
+        self.register_buffer("columns", torch.tensor(self.members), persistent=False)
         self.register_buffer("places", torch.tensor(places), persistent=False)
         self.register_buffer("beyond", torch.tensor(beyond), persistent=False)
         self.even = not bool(self.beyond.any())
@@ -80,8 +82,8 @@ class Categorical(Family):
         found = []
         for table in self._tables():
             log_masses = table.of(outputs).log_softmax(-1)
-            cells = codes[..., table.members, None]
-            found.append(log_masses.gather(-1, cells)[..., 0])
+            cells = codes.index_select(-1, table.columns)
+            found.append(log_masses.gather(-1, cells[..., None])[..., 0])
         return torch.cat(found, -1)[..., self.order]
 
     def mean(
