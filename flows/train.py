@@ -73,11 +73,13 @@ class Progress:
         self.since = now
 
     @classmethod
-    def of(cls, saved: Mapping[str, Any] | None, patience: int | None) -> Self:
+    def of(cls, saved: Mapping[str, Any] | None, plan: TrainingPlan) -> Self:
         """Begin, or go on where a checkpoint left off."""
         if saved is None:
-            return cls(EarlyStopping(patience))
-        stopping = EarlyStopping.from_mapping(saved["stopping"], patience)
+            return cls(EarlyStopping(plan.patience, plan.warmup_steps))
+        stopping = EarlyStopping.from_mapping(
+            saved["stopping"], plan.patience, plan.warmup_steps
+        )
         back = saved.get("rewound_at")  # older checkpoints do not say
         return cls(stopping, saved["train_s"], saved["resumed"] + 1, back)
 
@@ -184,7 +186,7 @@ def _train(
     )
     state = begin()
     saved = checkpoint.load_latest(folder.checkpoints, state)
-    progress = Progress.of(saved, plan.patience)
+    progress = Progress.of(saved, plan)
     if saved is not None:
         logger.warning("resuming at step %d", state.step)
     train = train.resident(plan.device)

@@ -32,6 +32,7 @@ def judge(
     step: int,
     objective: float,
     grad_norm: float,
+    warmed_up: bool = True,
     later: int = 0,
 ) -> None:
     """Take note of what a step has come to, before it is taken or, on a device, `later` steps on.
@@ -41,7 +42,7 @@ def judge(
         ExplodedError: one is, or the objective has been far worse than it was for many steps.
     """
     whole = finite(objective, grad_norm)
-    if whole and not watch.exploded(objective):
+    if whole and not watch.exploded(objective, warmed_up=warmed_up):
         return
     x, noise = batch
     text = diagnosis(

@@ -12,17 +12,20 @@ class Watch:
     """Compare the running median of the objective with the best it has been, in nats per row.
 
     What a bound is worth depends on the data, so the distance is taken in sizes of the best one;
-    the first value, of weights that nothing has moved yet, counts as one.
+    the first value, of weights that nothing has moved yet, counts as one. While the KL is warmed
+    up the objective falls by itself, and nothing is compared.
     """
 
     recent: list[float] = field(default_factory=list)
     best_nats: float | None = None
 
-    def exploded(self, objective_nats: float) -> bool:
+    def exploded(self, objective_nats: float, *, warmed_up: bool = True) -> bool:
         """Take note of one step's objective; True where the last ones have left for good."""
-        self.recent = [*self.recent[-(WINDOW - 1) :], objective_nats]
         if self.best_nats is None:
             self.best_nats = objective_nats
+        if not warmed_up:
+            return False
+        self.recent = [*self.recent[-(WINDOW - 1) :], objective_nats]
         if len(self.recent) < WINDOW:
             return False
         typical = median(self.recent)

@@ -32,6 +32,11 @@ def beta(plan: TrainingPlan, step: int) -> float:
     return plan.beta * min((step + 1) / plan.warmup_steps, 1.0)
 
 
+def warmed_up(plan: TrainingPlan, step: int) -> bool:
+    """Whether that weight is the one that all later updates have."""
+    return step + 1 >= plan.warmup_steps
+
+
 def newest_share(plan: TrainingPlan, step: int) -> float:
     """Return the share of the weights after update `step` + 1 in their moving average.
 

@@ -14,6 +14,7 @@ class EarlyStopping:
     """
 
     patience: int | None  # validations without a better one; None: never stop
+    after_step: int = 0  # up to it, while the KL is warmed up, none counts against patience
     best_nats: float | None = None
     best_step: int | None = None
     worse_since: int = 0
@@ -26,7 +27,7 @@ class EarlyStopping:
         if not math.isnan(elbo_nats) and (self.best_nats is None or elbo_nats > self.best_nats):
             self.best_nats, self.best_step, self.worse_since = elbo_nats, step, 0
             return True
-        self.worse_since += 1
+        self.worse_since += step > self.after_step
         return False
 
     @property
@@ -43,6 +44,8 @@ class EarlyStopping:
         }
 
     @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any], patience: int | None) -> "EarlyStopping":
+    def from_mapping(
+        cls, mapping: Mapping[str, Any], patience: int | None, after_step: int = 0
+    ) -> "EarlyStopping":
         """Go on where a checkpoint left off."""
-        return cls(patience, **mapping)
+        return cls(patience, after_step, **mapping)

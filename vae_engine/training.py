@@ -33,7 +33,7 @@ from vae_engine.model import VAE, build_model
 from vae_engine.noise import epoch_generator, step_generator
 from vae_engine.objectives import draws_and_kl
 from vae_engine.optimizers import build_optimizer
-from vae_engine.schedule import beta, learning_rate, newest_share
+from vae_engine.schedule import beta, learning_rate, newest_share, warmed_up
 from vae_engine.statistics import Statistics
 
 
@@ -118,6 +118,7 @@ class TrainState:
                 step=step + 1,
                 objective=value,
                 grad_norm=norm,
+                warmed_up=warmed_up(self.plan, step),
                 later=self.step - step,
             )
         return kept[:2]
@@ -337,6 +338,7 @@ def _ascend(
         step=state.step + 1,
         objective=value,
         grad_norm=norm,
+        warmed_up=warmed_up(plan, state.step),
     )
     limit = plan.clip_norm
     state.gradient.update(rate, limit / norm if limit is not None and norm > limit else 1.0)

@@ -41,6 +41,16 @@ def test_a_training_that_gets_a_little_worse_is_no_explosion() -> None:
     assert when(*[30.0 - k / 3 for k in range(300)]) is None
 
 
+def test_a_warm_up_that_ends_far_below_where_it_began_is_no_explosion() -> None:
+    """At weight 0 the KL is free: an objective near 0 says nothing about the bound to come."""
+    watch = Watch()
+    warming = [watch.exploded(-10.0 * (k == 0), warmed_up=False) for k in range(60)]
+
+    assert not any(warming)
+    assert not any(watch.exploded(-60.0) for _ in range(60))
+    assert any(watch.exploded(-1e4) for _ in range(60))
+
+
 def test_far_too_high_a_rate_ends_in_an_error_that_says_where() -> None:
     x = sampled(pictures(), 50)
     state = new_state(pictures(), plan(learning_rate=1e3))

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.vae_engine.rows import plan
-from vae_engine.schedule import beta, learning_rate
+from vae_engine.schedule import beta, learning_rate, warmed_up
 
 
 def test_a_constant_rate_needs_no_length() -> None:
@@ -36,4 +36,6 @@ def test_burdas_stages_are_three_times_as_long_each() -> None:
 
 def test_warm_up_is_a_line_to_beta() -> None:
     assert [beta(plan(beta=2.0, warmup_steps=4), k) for k in range(6)] == [0.5, 1, 1.5, 2, 2, 2]
+    assert [warmed_up(plan(warmup_steps=4), k) for k in range(5)] == [False] * 3 + [True] * 2
+    assert warmed_up(plan(), 0)
     assert beta(plan(), 0) == 1

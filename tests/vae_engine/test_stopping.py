@@ -28,6 +28,18 @@ def test_patience_counts_validations_without_a_better_one() -> None:
     assert not stopping.exhausted
 
 
+def test_no_validation_of_the_warm_up_counts_against_patience() -> None:
+    """Weights that are not yet trained for the bound may well lower it."""
+    stopping = EarlyStopping(patience=2, after_step=5)
+    for step, nats in enumerate([-4.0, -5.0, -6.0, -7.0, -8.0, -9.0, -8.5]):
+        stopping.offer(step, nats)
+
+    assert not stopping.exhausted
+    assert stopping.best_step == 0
+    stopping.offer(7, -8.0)
+    assert stopping.exhausted
+
+
 def test_without_patience_it_never_ends() -> None:
     stopping = EarlyStopping(patience=None)
     for k in range(100):
