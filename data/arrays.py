@@ -20,13 +20,18 @@ from data.cells import rows_within
 from data.formats import READ_BYTES, READ_ROWS, Opened, SourceError, refuse_bomb
 
 IDX_NAME = re.compile(r".*(?:idx\d[-.]ubyte|\.idx)(?:\.gz)?", re.IGNORECASE)
+MAX_HEADER_BYTES = 64 << 10
 IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
 Arrays = dict[str, np.ndarray]
 
 
 def open_npy(path: Path) -> Opened:
-    """Open one array; the fields of a structured one are columns."""
+    """Open one array; the fields of a structured one are columns.
+
+    It is mapped, not read: NumPy compares what its header announces with the file's length.
+    """
+    _refuse_long_header(path)
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if array.dtype.names:
         return _columns({name: array[name] for name in array.dtype.names}, path)
@@ -61,6 +66,19 @@ def labels_beside(path: Path) -> Path | None:
     return beside if name != path.name and beside.exists() else None
 
 
+def _refuse_long_header(path: Path) -> None:
+    """Refuse what would be read to its end before it was found to be no header."""
+    with path.open("rb") as file:
+        magic, version, length = file.read(6), file.read(2), file.read(4)
+    if magic == np.lib.format.MAGIC_PREFIX and version > b"\x01\x00":
+        header_bytes = int.from_bytes(length, "little")
+        if header_bytes > MAX_HEADER_BYTES:
+            raise SourceError(
+                f"{path} announces a header of {header_bytes:,} bytes; "
+                f"it is damaged or hostile: write it again"
+            )
+
+
 def _read_idx(path: Path) -> np.ndarray:
     is_packed = path.suffix.lower() == ".gz"
     with cast(BinaryIO, gzip.open(path)) if is_packed else path.open("rb") as file:
@@ -88,6 +106,10 @@ def _columns(arrays: Arrays, path: Path) -> Opened:
     lengths = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
     if len(set(lengths.values())) != 1:
         raise SourceError(f"{path} holds arrays of different lengths {lengths}; one row each")
+
+    empty = [name for name, a in arrays.items() if 0 in (*a.shape[1:], a.dtype.itemsize)]
+    if empty:
+        raise SourceError(f"{path} holds rows of no entries in {empty}; leave that out")
 
     def batch(start: int, stop: int) -> pa.RecordBatch:
         cells = {name: _cells(array[start:stop]) for name, array in arrays.items()}

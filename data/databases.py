@@ -11,10 +11,13 @@ a key would change places. Without a query, the only table of the database is re
 order of its primary key.
 
 A connection reads and does nothing else: SQLite and DuckDB are opened read-only (and DuckDB
-without access to other files), PostgreSQL in a read-only transaction. Passwords are best kept
-out of URLs, in `PGPASSWORD` or a password file; where one is in a URL, it is never shown.
+without access to other files), PostgreSQL in a read-only transaction. A database that is a file
+may be damaged or hostile as any file: a child (`data.quarantine`) asks it and writes the answer,
+and this process never opens it. Passwords are best kept out of URLs, in `PGPASSWORD` or a
+password file; where one is in a URL, it is never shown.
 """
 
+import errno
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,14 +33,19 @@ from data.addresses import without_secrets
 from data.cells import value_type
 from data.content import ContentDigest
 from data.durable import folder_of
-from data.formats import READ_ROWS, Opened, SourceError, open_arrow
+from data.formats import READ_ROWS, Opened, SourceError, most_unpacked, open_arrow
+from data.quarantine import VARIABLE as QUARANTINE
+from data.quarantine import look
 
 ORDER_BY = re.compile(r"\border\s+by\b", re.IGNORECASE)
-NO_OTHER_FILES: dict[str, str | bool | int | float | list[str]] = {
-    "enable_external_access": "false"
+DUCKDB: dict[str, str | bool | int | float | list[str]] = {
+    "enable_external_access": "false",
+    "memory_limit": "2GB",  # it sorts on disk what is larger
 }
+ANSWER_S = 3600.0  # a query that works hard on a small file
 INSTALL = "pip install 'latent-features[sql]'"
 
+IN_A_FILE = ("sqlite", "duckdb")
 TABLES = {
     "sqlite": (
         "select name from sqlite_master where type = 'table' and name not like 'sqlite_%' "
@@ -77,9 +85,14 @@ class Answer:
 
     @cached_property
     def _path(self) -> Path:
-        path = folder_of(self) / "rows.arrow"
-        _fetch(self.url, self.query, path)
-        return path
+        answer = folder_of(self) / "rows.arrow"
+        if _scheme(self.url) in IN_A_FILE:
+            path = _file_of(self.url)
+            asked, room_bytes = (self.url, self.query, str(answer)), most_unpacked(path)
+            look(fetch, path, *asked, patience_s=ANSWER_S, room_bytes=room_bytes)
+        else:
+            fetch(None, self.url, self.query, str(answer))
+        return answer
 
     def digest(self) -> str:
         """What identifies the rows: it changes when the answer does."""
@@ -104,7 +117,12 @@ def _scheme(url: str) -> str:
     return {"postgres": "postgresql"}.get(scheme, scheme)
 
 
-def _fetch(url: str, query: str | None, path: Path) -> None:
+def fetch(_: Path | None, url: str, query: str | None, answer: str) -> None:
+    """Ask a database and keep its answer in a new file.
+
+    Raises:
+        SourceError: it gives no rows, or none in an order.
+    """
     if query is not None and ORDER_BY.search(query) is None:
         raise SourceError(
             f"the query of {without_secrets(url)} has no ORDER BY, so its rows come in another "
@@ -112,7 +130,7 @@ def _fetch(url: str, query: str | None, path: Path) -> None:
         )
     try:
         with CONNECT[_scheme(url)](url) as ask:
-            _write(ask(query or _only_table(url, ask)), path)
+            _write(ask(query or _only_table(url, ask)), Path(answer))
     except ImportError as error:
         needed = error.name or "its driver"
         raise SourceError(
@@ -136,6 +154,11 @@ def _explained(url: str, *errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except (*errors, OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno == errno.EFBIG:
+            raise SourceError(
+                f"{without_secrets(url)} answers with too many bytes for its size; if it is "
+                f"not hostile, set {QUARANTINE}=off, or ask it for less"
+            ) from None
         reason = _without_secret(str(error).strip().splitlines()[0], url)
         raise SourceError(f"{without_secrets(url)} gives no rows: {reason}") from None
 
@@ -215,7 +238,7 @@ def _duckdb(url: str) -> Iterator[Ask]:
     path = str(_file_of(url))
     with (
         _explained(url, duckdb.Error),
-        duckdb.connect(path, read_only=True, config=NO_OTHER_FILES) as connection,
+        duckdb.connect(path, read_only=True, config=DUCKDB) as connection,
     ):
         yield lambda query: connection.sql(query).to_arrow_reader(READ_ROWS)
 

@@ -8,8 +8,8 @@ become rounded floats on the way: such a column is refused unless its type is de
 
 import codecs
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ import pyarrow.csv
 from data.cells import reaches_int64
 from data.contract import CsvDialect, SpecError, refuse_unknown
 from data.formats import Opened, Reading, SourceError
+from data.quarantine import look
 
 WIDER = {"null": "int64", "int64": "double"}  # anything else widens to string
 BLOCK_BYTES = 4 << 20  # whose types Arrow guesses, and where the decimal mark is looked for
@@ -38,33 +39,20 @@ def open_csv(path: Path, reading: Reading) -> Opened:
             integers beyond int64.
     """
     dialect = _agreed(path, reading)
-    text = {name: pa.string() for name, kind in reading.types.items() if kind in TEXTS}
+    text = {name: "string" for name, kind in reading.types.items() if kind in TEXTS}
     floats = {name for name, kind in reading.types.items() if kind in FLOATS}
-    types: dict[str, pa.DataType] = {}
-
-    def reader(*, threads: bool = True) -> Any:
-        return _reader(path, dialect, {**types, **text}, threads=threads)
-
-    def look() -> _Seen:
-        try:
-            return _read_through(reader, types)
-        except pa.ArrowInvalid:
-            for _ in reader(threads=False):  # one thread counts rows, and its error says which
-                pass
-            raise
-
-    while (seen := look()).misfit is not None:
+    types = dict(text)
+    while (seen := _look(path, dialect, types)).misfit is not None:
         comma = _has_comma(seen.cell) and "," not in (dialect.delimiter, dialect.decimal)
         if comma and reading.frozen is None and "decimal" not in reading.csv:
             dialect = CsvDialect(dialect.encoding, dialect.delimiter, ",")
-            types.clear()
+            types = dict(text)
         else:
-            wider = WIDER.get(str(types[seen.misfit]), "string")
-            types[seen.misfit] = pa.type_for_alias(wider)
-    for column in seen.giants - floats:
+            types[seen.misfit] = WIDER.get(seen.kind, "string")
+    for column in sorted({*seen.giants} - floats):
         _refuse_giant_integers(path, dialect, column)
-    with reader() as opened:
-        return Opened(opened.schema, lambda: iter(reader()), dialect)
+    with _reader(path, dialect, types) as opened:
+        return Opened(opened.schema, lambda: iter(_reader(path, dialect, types)), dialect)
 
 
 def found_dialect(path: Path, given: Mapping[str, str]) -> tuple[CsvDialect, frozenset[str]]:
@@ -156,8 +144,8 @@ def _decimal(text: str, delimiter: str) -> str | None:
     """The mark before the fraction of numbers, if there is a number that has one."""
     if delimiter == ",":
         return None
-    edge = re.escape(delimiter)
-    cell = rf'(?:^|{edge})"?\s*[+-]?\d+%s\d+\s*"?(?={edge}|\r?$)'
+    edge, blanks = re.escape(delimiter), "" if delimiter == " " else " *"
+    cell = rf'(?:^|{edge})"?{blanks}[+-]?\d+%s\d+{blanks}"?(?={edge}|\r?$)'
     counts = {
         mark: sum(1 for _ in re.finditer(cell % re.escape(mark), text, re.MULTILINE))
         for mark in ",."
@@ -173,7 +161,7 @@ def _has_comma(text: str) -> bool:
 def _reader(
     path: Path,
     dialect: CsvDialect,
-    types: Mapping[str, pa.DataType],
+    types: Mapping[str, str],
     columns: list[str] | None = None,
     *,
     threads: bool = True,
@@ -185,7 +173,7 @@ def _reader(
         ),
         parse_options=pa.csv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=True),
         convert_options=pa.csv.ConvertOptions(
-            column_types=types,
+            column_types={name: pa.type_for_alias(kind) for name, kind in types.items()},
             include_columns=columns,
             decimal_point=dialect.decimal,
             strings_can_be_null=True,
@@ -201,15 +189,37 @@ class _Seen(NamedTuple):
     """
 
     misfit: str | None
+    kind: str
     cell: str
-    giants: set[str]
+    giants: list[str]
 
 
-def _read_through(reader: Callable[[], Any], types: dict[str, pa.DataType]) -> _Seen:
+def _look(path: Path, dialect: CsvDialect, types: Mapping[str, str]) -> _Seen:
+    return _Seen(*look(read_through, path, asdict(dialect), types))
+
+
+def read_through(path: Path, dialect: Mapping[str, str], types: Mapping[str, str]) -> _Seen:
+    """Read a file to its end, or to the first cell that does not fit its column.
+
+    Columns that `types` does not name have the type that Arrow guesses from the first block.
+
+    Raises:
+        pyarrow.ArrowInvalid: a row has more or fewer cells than the header.
+    """
+    chosen = CsvDialect(**dialect)
+    try:
+        return _seen(_reader(path, chosen, types))
+    except pa.ArrowInvalid:
+        for _ in _reader(path, chosen, types, threads=False):
+            pass  # one thread counts rows, and its error says which
+        raise
+
+
+def _seen(opened: Any) -> _Seen:
     giants: set[str] = set()
-    with reader() as opened:
-        types.update(zip(opened.schema.names, opened.schema.types, strict=True))
-        floats = [name for name, kind in types.items() if pa.types.is_floating(kind)]
+    with opened:
+        names = opened.schema.names
+        floats = [field.name for field in opened.schema if pa.types.is_floating(field.type)]
         try:
             for batch in opened:
                 giants.update(name for name in floats if reaches_int64(batch[name]))
@@ -218,12 +228,14 @@ def _read_through(reader: Callable[[], Any], types: dict[str, pa.DataType]) -> _
             if found is None:
                 raise
             cell = re.search(r"invalid value '(.*)'", str(error), re.DOTALL)
-            return _Seen(opened.schema.names[int(found[1])], cell[1] if cell else "", giants)
-    return _Seen(None, "", giants)
+            misfit = int(found[1])
+            kind = str(opened.schema.types[misfit])
+            return _Seen(names[misfit], kind, cell[1] if cell else "", [])
+    return _Seen(None, "", "", sorted(giants))
 
 
 def _refuse_giant_integers(path: Path, dialect: CsvDialect, column: str) -> None:
-    for batch in _reader(path, dialect, {column: pa.string()}, [column]):
+    for batch in _reader(path, dialect, {column: "string"}, [column]):
         whole = batch.filter(pc.match_substring_regex(batch[column], WHOLE))[column]
         if len(whole) and reaches_int64(whole.cast(pa.float64())):
             raise SourceError(

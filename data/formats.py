@@ -128,16 +128,21 @@ def as_source_error(path: Path) -> Iterator[None]:
         ) from None
 
 
+def most_unpacked(path: Path) -> int:
+    """How many bytes a file may hold unpacked before it is taken for a bomb."""
+    return max(FREE_BYTES, MAX_EXPANSION * path.stat().st_size)
+
+
 def refuse_bomb(path: Path, rows: int, row_bytes: int) -> None:
     """Refuse a small file that says it holds a giant table, before a byte is unpacked.
 
     Raises:
         SourceError: more than `FREE_BYTES`, and more than `MAX_EXPANSION` times the file.
     """
-    expanded, size = rows * row_bytes, path.stat().st_size
-    if expanded > max(FREE_BYTES, MAX_EXPANSION * size):
+    expanded = rows * row_bytes
+    if expanded > most_unpacked(path):
         raise SourceError(
-            f"{path} has {size:,} bytes and would unpack to {expanded:,} "
+            f"{path} has {path.stat().st_size:,} bytes and would unpack to {expanded:,} "
             f"({rows:,} rows of {row_bytes:,} bytes); if it is not a decompression bomb, "
             f"write it with less compression, or in several files"
         )

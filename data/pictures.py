@@ -6,6 +6,7 @@ every picture lies in one.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from data.arrays import byte_cells
 from data.formats import DAMAGE, READ_BYTES, READ_ROWS, Opened, Reader, SourceError
 from data.publication import digest_of, file_digest
+from data.quarantine import look
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 GREY = {"1", "L", "LA"}
@@ -44,14 +46,10 @@ def pictures_reader(folder: Path, files: list[Path]) -> Reader:
 
 
 def _open(folder: Path, files: list[Path]) -> Opened:
-    sizes, modes = [], []
-    for file in files:
-        with _opened(file) as picture:
-            sizes.append(_Size(*picture.size))
-            modes.append(picture.mode)
-            _check(file, picture)
+    seen = [look(look_at, file) for file in files]
+    sizes = [_Size(width, height) for width, height, _ in seen]
     _refuse_differing(files, sizes)
-    mode = "L" if set(modes) <= GREY else "RGB"
+    mode = "L" if {mode for _, _, mode in seen} <= GREY else "RGB"
     size, channels = sizes[0], len(mode) if mode == "RGB" else 1
     shape = [size.height, size.width, *([channels] if channels > 1 else [])]
     ids = [str(file.relative_to(folder)) for file in files]
@@ -80,22 +78,33 @@ def _open(folder: Path, files: list[Path]) -> Opened:
     return Opened(schema, read)
 
 
-def _check(file: Path, picture: Any) -> None:
-    """Compare the checksums of a PNG, which decoding passes over; a JPEG has none."""
-    try:
+def look_at(file: Path) -> tuple[int, int, str]:
+    """Return a picture's width, height and mode, when its checksums fit and it unpacks.
+
+    Decoding passes over the checksums of a PNG; a JPEG has none.
+
+    Raises:
+        SourceError: it is damaged, too large, or no picture.
+    """
+    with _opened(file) as picture, _explained(file):
         picture.verify()
-    except DAMAGE as error:
-        raise SourceError(f"{file} is damaged ({error}); write it again") from None
+    _pixels(file, picture.mode)
+    return picture.width, picture.height, picture.mode
 
 
 def _pixels(file: Path, mode: str) -> np.ndarray:
-    with _opened(file) as picture:
-        try:
-            return np.asarray(picture.convert(mode)).reshape(-1)
-        except MemoryError:
-            raise SourceError(f"{file} {TOO_LARGE}") from None
-        except DAMAGE as error:
-            raise SourceError(f"{file} is damaged ({error}); write it again") from None
+    with _opened(file) as picture, _explained(file):
+        return np.asarray(picture.convert(mode)).reshape(-1)
+
+
+@contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        raise SourceError(f"{file} {TOO_LARGE}") from None
+    except DAMAGE as error:
+        raise SourceError(f"{file} is damaged ({error}); write it again") from None
 
 
 def _opened(file: Path) -> Any:

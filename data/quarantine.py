@@ -1,10 +1,11 @@
 """Strange files are read by a child first, which may crash, hang or run out of memory instead.
 
-    vet(path, ".parquet")      returns, or raises SourceError
+    look(read_through, path, ".parquet")      calls read_through(path, ".parquet") in the child
 
 The child is `python -m data.quarantine`: one for the life of this process, with bounded
-memory, nothing of the environment that may be secret, and no file that it could write. It opens and reads a file to its end with the very
-reader that will read it here, and says so; what it read stays with it. When it dies or takes
+memory, nothing of the environment that may be secret, and no room to write a file unless it is
+given some. It calls a function of ours by its name, with plain values, and says what the
+function returned or why it refused the file; what it read stays with it. When it dies or takes
 too long the file is refused, and the next file gets a new child.
 
 `LATENTS_QUARANTINE=off` does without, where files are large, reading is slow and those who
@@ -12,6 +13,7 @@ write them are trusted.
 """
 
 import atexit
+import importlib
 import json
 import os
 import resource
@@ -21,65 +23,66 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from data.annotated import open_h5ad
-from data.formats import (
-    Opened,
-    SourceError,
-    arrow_batches,
-    as_source_error,
-    open_parquet,
-)
-from data.json_lines import open_json_lines
+import pyarrow as pa
+
+from data.contract import SpecError
+from data.formats import SourceError, as_source_error
 
 VARIABLE = "LATENTS_QUARANTINE"
 MEMORY_BYTES = 4 << 30  # of address space: libraries reserve far more than they use
+THREADS = 4  # each reserves some of it
 START_S = 120
 BYTES_A_SECOND = 5 << 20  # slower than any disk; a file that takes longer is a trap
 PATIENCE_S = 60
 HANDED_ON = {"PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ"}
+REFUSALS = {error.__name__: error for error in (SourceError, SpecError)}
+UNLIMITED = resource.RLIM_INFINITY
 
 
-def _read_arrow(path: Path) -> None:
-    """Read an Arrow file without mapping it: mappings count as memory."""
-    import pyarrow as pa
-
-    with pa.OSFile(str(path)) as source:
-        for _ in arrow_batches(source):
-            pass
+def is_trusted() -> bool:
+    """Whether files are read without a child, by the choice of whoever runs this."""
+    return os.environ.get(VARIABLE, "").lower() == "off"
 
 
-def _read_through(opener: Callable[[Path], Opened]) -> Callable[[Path], None]:
-    def read(path: Path) -> None:
-        for _ in opener(path).read():
-            pass
+def look(
+    by: Callable[..., Any],
+    path: Path,
+    *settings: Any,
+    patience_s: float | None = None,
+    room_bytes: int = 0,
+) -> Any:
+    """Let the child look at a file: it calls `by(path, *settings)`, a function of a module.
 
-    return read
-
-
-READERS: dict[str, Callable[[Path], None]] = {
-    ".parquet": _read_through(open_parquet),
-    ".arrow": _read_arrow,
-    ".feather": _read_arrow,
-    ".h5ad": _read_through(open_h5ad),
-    ".jsonl": _read_through(open_json_lines),
-    ".ndjson": _read_through(open_json_lines),
-}
-
-
-def vet(path: Path, suffix: str) -> None:
-    """Let the child read a file, if its format is one that can do harm.
+    Args:
+        by: the function; it is called here where files are trusted.
+        path: the file, as errors call it.
+        settings: what JSON can hold, as is what `by` returns.
+        patience_s: how long that may take; without it, as long as a slow disk takes.
+        room_bytes: how long a file may be that it writes.
 
     Raises:
-        SourceError: the child said so, died, or took too long.
+        SourceError: the child died, took too long, or said so.
+        SpecError: the child said so.
     """
-    if suffix not in READERS or os.environ.get(VARIABLE, "").lower() == "off":
-        return
-    patience_s = PATIENCE_S + path.stat().st_size / BYTES_A_SECOND
+    if is_trusted():
+        return by(path, *settings)
+    question = {
+        "module": by.__module__,
+        "name": by.__name__,
+        "folder": str(Path.cwd()),
+        "path": str(path),
+        "settings": settings,
+        "room_bytes": room_bytes,
+    }
+    if patience_s is None:
+        patience_s = PATIENCE_S + path.stat().st_size / BYTES_A_SECOND
     with _CHILD.lock:
-        complaint = _CHILD.ask({"path": str(path.absolute()), "suffix": suffix}, patience_s)
-    if complaint:
-        raise SourceError(complaint.replace(str(path.absolute()), str(path)))
+        answer = _CHILD.ask(question, patience_s)
+    if answer["refusal"]:
+        raise REFUSALS[answer["refusal"]](answer["reason"])
+    return answer["found"]
 
 
 class _Child:
@@ -89,8 +92,8 @@ class _Child:
         self.lock = threading.Lock()
         self._processes: dict[int, subprocess.Popen[bytes]] = {}  # by the process they serve
 
-    def ask(self, question: dict[str, str], patience_s: float) -> str:
-        """Return the child's complaint about a file; "" where it has none."""
+    def ask(self, question: dict[str, Any], patience_s: float) -> dict[str, Any]:
+        """Return the child's answer; a refusal where it gives none."""
         process = self._running()
         assert process.stdin is not None, "the child was started with pipes"
         try:
@@ -101,15 +104,18 @@ class _Child:
             line = b""
         if line is None:
             self.stop()
-            return f"{question['path']} is not read within {patience_s:.0f} s; write it again"
+            return _refusal(
+                f"{question['path']} is not read within {patience_s:.0f} s; write it again, or "
+                f"set {VARIABLE}=off if you trust those who wrote it"
+            )
         if not line:
             code = process.wait()
             self.stop()
-            return (
+            return _refusal(
                 f"{question['path']} ends its reader (exit status {code}); "
                 f"it is damaged or hostile: write it again"
             )
-        return str(json.loads(line)["complaint"])
+        return dict(json.loads(line))
 
     def stop(self) -> None:
         """End the child of this process, if there is one."""
@@ -161,37 +167,50 @@ def _environment() -> dict[str, str]:
         **kept,
         "PYTHONPATH": os.pathsep.join([here, *filter(None, [kept.get("PYTHONPATH")])]),
         "ARROW_DEFAULT_MEMORY_POOL": "system",
-        "OMP_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": str(min(THREADS, pa.cpu_count())),
     }
 
 
 def main() -> None:
-    """Be the child: read the files whose paths come in, say what is wrong with each."""
+    """Be the child: look at the files that come in, say what was found in each."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    _say("")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, UNLIMITED))
+    _say({})
     for line in sys.stdin.buffer:
         question = json.loads(line)
-        path, complaint = Path(question["path"]), ""
+        path = Path(question["path"])
+        os.chdir(question["folder"])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (question["room_bytes"], UNLIMITED))
+        by = getattr(importlib.import_module(question["module"]), question["name"])
         try:
             with as_source_error(path):
-                _read(path, question["suffix"])
+                found = _bounded(by, path, *question["settings"])
+        except SpecError as error:
+            _say(_refusal(str(error), SpecError))
         except SourceError as error:
-            complaint = str(error)
-        _say(complaint)
+            _say(_refusal(str(error)))
+        else:
+            _say({"refusal": "", "found": found})
 
 
-def _read(path: Path, suffix: str) -> None:
+def _bounded(by: Callable[..., Any], path: Path, *settings: Any) -> Any:
     try:
-        READERS[suffix](path)
+        return by(path, *settings)
     except MemoryError:
         needed = f"{MEMORY_BYTES >> 30} GiB"
-        raise SourceError(f"{path} needs more than {needed} to be read") from None
+        raise SourceError(
+            f"{path} needs more than {needed} to be read; write it in several files, or set "
+            f"{VARIABLE}=off if you trust those who wrote it"
+        ) from None
 
 
-def _say(complaint: str) -> None:
-    sys.stdout.write(json.dumps({"complaint": complaint}) + "\n")
+def _refusal(reason: str, kind: type[ValueError] = SourceError) -> dict[str, Any]:
+    return {"refusal": kind.__name__, "reason": reason}
+
+
+def _say(answer: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
 
 

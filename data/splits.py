@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pandas.util import hash_array
 
 SPLITS = ("train", "valid", "test")
 
@@ -33,6 +32,8 @@ ROLES = {
 
 def hash_keys(keys: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.uint64]:
     """Return one 64-bit hash per key; equal exactly where the keys read the same as text."""
+    from pandas.util import hash_array  # half a second that most processes do without
+
     text: Any = keys if pa.types.is_binary(keys.type) else keys.cast(pa.string())
     return hash_array(text.to_numpy(zero_copy_only=False), categorize=False)
 

@@ -13,6 +13,7 @@ import pytest
 import data.databases
 from data.contract import SpecError
 from data.formats import SourceError
+from data.quarantine import VARIABLE as QUARANTINE
 from data.snapshot import ingest
 from data.sources import Source, open_source
 from tests.data import postgres
@@ -222,6 +223,7 @@ def test_a_driver_that_is_not_installed_is_named(
         raise ModuleNotFoundError("no driver", name="adbc_driver_sqlite")
 
     monkeypatch.setitem(data.databases.CONNECT, "sqlite", absent)
+    monkeypatch.setenv(QUARANTINE, "off")
 
     with pytest.raises(
         SourceError, match=r"needs adbc_driver_sqlite; install it with pip inst"

@@ -3,20 +3,21 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
 import data.quarantine
+from data.contract import SpecError
+from data.files import read_through
 from data.formats import SourceError
-from data.quarantine import VARIABLE, vet
+from data.quarantine import VARIABLE, look
 from data.sources import open_source
 
 TABLE = pa.table(
@@ -59,22 +60,12 @@ def test_mutated_files_are_read_or_refused_and_the_reader_lives(
             del mutated[draws.randrange(len(mutated)) :]
         path.write_bytes(mutated)
         try:
-            vet(path, path.suffix)
+            look(read_through, path, path.suffix)
         except SourceError as error:
             complaints.append(str(error))
 
     assert len(complaints) > 0.2 * MUTATIONS
     assert all(str(path) in complaint for complaint in complaints)
-
-
-def reader_that(body: str) -> str:
-    """A child that does `body` with the file it is given."""
-    return (
-        "import data.quarantine as q, os, time\n"
-        f"def read(path):\n    {body}\n"
-        "q.READERS['.parquet'] = read\n"
-        "q.main()\n"
-    )
 
 
 @pytest.fixture
@@ -83,24 +74,37 @@ def parquet(tmp_path: Path) -> Path:
     return tmp_path / "t.parquet"
 
 
-def start_instead(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
-    original = subprocess.Popen
-
-    def popen(command: list[str], **options: object) -> object:
-        assert command == [sys.executable, "-m", "data.quarantine"]
-        return original([sys.executable, "-c", program], **options)  # type: ignore[call-overload]
-
-    monkeypatch.setattr(subprocess, "Popen", popen)
+# What a child is asked to do with a file, in place of reading it.
 
 
-def test_a_file_that_crashes_its_reader_is_refused(
-    parquet: Path, monkeypatch: pytest.MonkeyPatch, new_child: None
-) -> None:
-    start_instead(monkeypatch, reader_that("os.kill(os.getpid(), 11)"))
+def crash(path: Path) -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
 
+
+def sleep(path: Path) -> None:
+    time.sleep(600)
+
+
+def take_all_memory(path: Path) -> None:
+    bytearray(data.quarantine.MEMORY_BYTES)
+
+
+def tell(path: Path) -> list[str]:
+    return list(os.environ.values())
+
+
+def write(path: Path) -> int:
+    return path.write_text("changed")
+
+
+def refuse(path: Path) -> None:
+    raise SpecError("no such column")
+
+
+def test_a_file_that_crashes_its_reader_is_refused(parquet: Path, new_child: None) -> None:
     for _ in range(2):  # the next file gets a new child
         with pytest.raises(SourceError) as caught:
-            vet(parquet, ".parquet")
+            look(crash, parquet)
         assert str(caught.value) == (
             f"{parquet} ends its reader (exit status {-signal.SIGSEGV}); "
             f"it is damaged or hostile: write it again"
@@ -111,38 +115,54 @@ def test_a_file_that_takes_for_ever_is_refused(
     parquet: Path, monkeypatch: pytest.MonkeyPatch, new_child: None
 ) -> None:
     monkeypatch.setattr(data.quarantine, "PATIENCE_S", 0.3)
-    start_instead(monkeypatch, reader_that("time.sleep(600)"))
     started = time.perf_counter()
 
     with pytest.raises(SourceError, match="is not read within 0 s; write it again"):
-        vet(parquet, ".parquet")
+        look(sleep, parquet)
     assert time.perf_counter() - started < 30
 
 
-def test_a_file_that_needs_all_memory_is_refused(
-    parquet: Path, monkeypatch: pytest.MonkeyPatch, new_child: None
-) -> None:
-    start_instead(monkeypatch, reader_that("bytearray(q.MEMORY_BYTES)"))
-
+def test_a_file_that_needs_all_memory_is_refused(parquet: Path) -> None:
     with pytest.raises(SourceError, match=r"needs more than 4 GiB to be read"):
-        vet(parquet, ".parquet")
+        look(take_all_memory, parquet)
 
 
 def test_the_child_knows_no_secrets(
     parquet: Path, monkeypatch: pytest.MonkeyPatch, new_child: None
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
-    start_instead(monkeypatch, reader_that("raise ValueError(' '.join(os.environ.values()))"))
 
-    with pytest.raises(SourceError) as caught:
-        vet(parquet, ".parquet")
-    assert "canary" not in str(caught.value)
+    assert "canary" not in look(tell, parquet)
+
+
+def test_the_child_writes_where_it_was_asked_to(parquet: Path) -> None:
+    with pytest.raises(SourceError, match="File too large"):
+        look(write, parquet)
+    assert look(write, parquet, room_bytes=100) == len("changed")
+    with pytest.raises(SourceError, match="File too large"):
+        look(write, parquet)
+
+
+def test_what_is_wrong_with_the_spec_is_no_fault_of_the_file(parquet: Path) -> None:
+    with pytest.raises(SpecError, match="no such column"):
+        look(refuse, parquet)
+
+
+def test_a_relative_path_is_of_the_folder_that_we_are_in(
+    parquet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child was started in another."""
+    look(tell, parquet)
+    monkeypatch.chdir(parquet.parent)
+
+    with pytest.raises(SourceError, match=r"^t\.parquet cannot be read"):
+        look(write, Path("t.parquet"))
 
 
 def test_one_child_reads_all_files(parquet: Path, new_child: None) -> None:
-    vet(parquet, ".parquet")
+    look(tell, parquet)
     first = data.quarantine._CHILD._processes[os.getpid()].pid
-    vet(parquet, ".parquet")
+    look(tell, parquet)
 
     assert data.quarantine._CHILD._processes[os.getpid()].pid == first
 
@@ -156,8 +176,8 @@ def test_those_who_trust_their_files_do_without(
     assert data.quarantine._CHILD._processes == {}
 
 
-def test_text_is_read_without_a_child(tmp_path: Path, new_child: None) -> None:
-    (tmp_path / "t.csv").write_text("a,b\n1,2\n")
-    open_source(tmp_path / "t.csv").schema  # noqa: B018
+def test_an_array_is_mapped_without_a_child(tmp_path: Path, new_child: None) -> None:
+    np.save(tmp_path / "t.npy", np.zeros((3, 2)))
+    open_source(tmp_path / "t.npy").schema  # noqa: B018
 
     assert data.quarantine._CHILD._processes == {}

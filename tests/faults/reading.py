@@ -3,12 +3,17 @@
 {"digest": ...}      the rows were read; equal rows have equal digests
 {"refused": ...}     by an error that the command line explains
 {"raised": ...}      by any other
+
+and with it how long that took, and the most memory that this process ever had.
 """
 
 import json
 import resource
+import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -18,6 +23,35 @@ from data.formats import SourceError
 from data.sources import open_source
 
 MEMORY_BYTES = 6 << 30  # of address space
+
+
+class Reader:
+    """The process, as a test talks to it."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.reading"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # libraries complain there
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+
+    def read(self, source: str) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(source) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        assert line, f"the reader ended with {self.process.wait()}"
+        return dict(json.loads(line))
+
+    def close(self) -> None:
+        with self.process:
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+            assert self.process.wait(30) == 0
 
 
 def read(source: str) -> dict[str, str]:
@@ -37,7 +71,9 @@ def main() -> None:
         started = time.perf_counter()
         answer = read(json.loads(line))
         took_s = time.perf_counter() - started
-        sys.stdout.write(json.dumps({**answer, "took_s": took_s}) + "\n")
+        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+        said = {**answer, "took_s": took_s, "peak_bytes": peak_bytes}
+        sys.stdout.write(json.dumps(said) + "\n")
         sys.stdout.flush()
 
 

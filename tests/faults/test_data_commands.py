@@ -15,6 +15,7 @@ import pytest
 
 from tests.faults.conftest import Cases
 from tests.faults.effort import WHOLE
+from tests.faults.hostile import HOSTILE
 
 SECRET = "4815162342.5"  # a cell, which is not to be shown
 TABLE = pa.table({"id": [f"k{n}" for n in range(60)], "x": np.arange(60) * 1.5})
@@ -96,6 +97,16 @@ def ragged(folder: Path) -> Path:
     return folder / "t.csv"
 
 
+def hostile(what: str) -> Callable[[Path], Path]:
+    name, write, _ = HOSTILE[what]
+
+    def make(folder: Path) -> Path:
+        write(folder / name)
+        return folder if name.endswith(".png") else folder / name
+
+    return make
+
+
 BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "cut short": (cut, r"t\.parquet cannot be read: "),
     "brackets without end": (endless_brackets, r"t\.jsonl ends its reader \(exit status -11\)"),
@@ -103,6 +114,8 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
         ragged,
         r"t\.csv cannot be read: CSV parse error: Row #3: Expected 2 columns, got 1",
     ),
+    "objects in an array": (hostile("objects in an array"), "Python objects in dtype"),
+    "a giant picture": (hostile("a picture of 3,600 million pixels"), "would unpack to more"),
 }
 
 

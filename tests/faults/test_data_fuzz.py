@@ -6,54 +6,25 @@ checksums, what it reads is what was written. Parquet's footer has none: what it
 against the contract, and the footers of our own files against a sha256.
 """
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.faults.conftest import Cases
 from tests.faults.effort import whole_or
 from tests.faults.files import CHECKSUMMED, WRITERS, damaged, source_of
+from tests.faults.reading import Reader
 
 COPIES = whole_or(60, 5)  # of each format
 LONGEST_S = 30.0
 
 
-class Reader:
-    """The process that reads; see `tests.faults.reading`."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.reading"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # libraries complain there
-            text=True,
-            cwd=Path(__file__).parents[2],
-        )
-
-    def read(self, source: str) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(source) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        assert line, f"the reader ended with {self.process.wait()}"
-        return dict(json.loads(line))
-
-
 @pytest.fixture(scope="module")
 def reader() -> Iterator[Reader]:
     reader = Reader()
-    with reader.process:
-        yield reader
-        assert reader.process.stdin is not None
-        reader.process.stdin.close()
-        assert reader.process.wait(30) == 0
+    yield reader
+    reader.close()
 
 
 @pytest.mark.parametrize("name", WRITERS)
