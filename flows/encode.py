@@ -77,7 +77,7 @@ def publish(
             second call encodes what failed.
     """
     started = perf_counter()
-    work = Work.of(encoding, home, snapshot, encoder)
+    work = Work.of(encoding, home, snapshot, encoder, execution.device)
     prove(home.features)
     bring_published(home.features / snapshot.name)
     reused = work.published
@@ -106,7 +106,7 @@ def _how_to_read(home: Home, name: str, encoder: Mapping[str, Any]) -> str:
 
 
 def _publish(work: Work, execution: ExecutionSection) -> None:
-    model, preprocessor = loaded(work.encoder["folder"], work.encoder["digest"])
+    model, preprocessor = loaded(work.encoder["folder"], work.encoder["digest"], "cpu")
     encoder = work.encoder
     footer = {
         "format": FORMAT,
@@ -125,7 +125,7 @@ def _publish(work: Work, execution: ExecutionSection) -> None:
     if execution.engine != "local":
         shards, workers = [Parts((number,)) for number in missing], 1
     if missing:
-        with engine(execution, "encode") as mapped:
+        with engine(execution, "encode", device=execution.device) as mapped:
             for written in mapped(partial(encode_parts, work, footer, workers), shards):
                 parts |= written
     records = [parts[number] for number in sorted(parts)]

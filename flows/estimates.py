@@ -55,7 +55,8 @@ def log_marginal(
     """Importance sampling: log p(x) of each row, and what the record says of all.
 
     With `tolerance_nats` or `budget_s`, rows get samples as their error asks for, up to
-    `importance_samples`; without, all get as many.
+    `importance_samples`; without, all get as many. Model and rows are on one device, which does the
+    work; the result is on the CPU.
     """
     found: MarginalEstimate | AdaptiveEstimate
     adaptive = settings.tolerance_nats is not None or settings.budget_s is not None
@@ -68,6 +69,7 @@ def log_marginal(
             budget_s=settings.budget_s,
         )
         found = estimate_adaptively(model, *sample.batch, plan)
+        found = AdaptiveEstimate(*(field.cpu() for field in found))
         spent, met = found.samples.double(), found.met.double().mean().item()
     else:
         found = _sampled(settings, model, sample)
@@ -121,7 +123,7 @@ def _sampled(settings: EvaluationSection, model: VAE, sample: Rows) -> MarginalE
             )
         )
         advance("evaluate", done * CHUNK_ROWS + len(x), len(sample.x), "log p(x) of test rows")
-    return MarginalEstimate(*(torch.cat(field) for field in zip(*parts, strict=True)))
+    return MarginalEstimate(*(torch.cat(field).cpu() for field in zip(*parts, strict=True)))
 
 
 def other_estimates(settings: EvaluationSection, model: VAE, sample: Rows) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Stage 3: the bound and the marginal likelihood on the test split, and the features as features."""
 
+import copy
 import math
 import time
 from collections.abc import Mapping
@@ -51,14 +52,15 @@ def _evaluate(spec: Spec, folder: RunFolder) -> dict[str, Any]:
     settings = spec.evaluation
     sample = test.first(settings.rows)
 
-    report = evaluate(model, test.batches(), samples=ELBO_SAMPLES, seed=settings.seed)
+    there = copy.deepcopy(model).to(spec.execution.device)
+    report = evaluate(there, test.batches(), samples=ELBO_SAMPLES, seed=settings.seed)
     if not math.isfinite(report.elbo.mean):
         raise DivergedError(
             f"the ELBO of the {report.elbo.rows:,} test rows is {report.elbo.mean}, "
             f"{report.elbo.impossible:,} of them impossible: such a model is not registered. "
             f"Train it again with a lower learning rate, or look for cells far from all others"
         )
-    marginal_per_row, marginal = log_marginal(settings, model, sample)
+    marginal_per_row, marginal = log_marginal(settings, there, sample.on(spec.execution.device))
     independent = independent_columns(
         model.config, train.batch, sample.batch, seed=settings.seed
     )
@@ -114,7 +116,9 @@ def log_marginal_of(spec: Spec, folder: RunFolder, artifact: Path, rows: int) ->
     snapshot = open_snapshot(folder.snapshot)
     preprocessor = Preprocessor.from_json((artifact / "preprocessor.json").read_text("utf-8"))
     sample = handoff.load_rows(snapshot, preprocessor, "test", limit=rows)
-    return list(log_marginal(spec.evaluation, load_model(artifact), sample)[0].tolist())
+    device = spec.execution.device
+    model = load_model(artifact).to(device)
+    return list(log_marginal(spec.evaluation, model, sample.on(device))[0].tolist())
 
 
 def _probe(snapshot: Snapshot, model: VAE, train: Rows, test: Rows) -> list[dict[str, Any]]:

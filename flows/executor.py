@@ -21,6 +21,16 @@ from flows.spec import ExecutionSection, SpecError
 
 RETRIES = 3  # of a shard whose worker or node died
 TASKS_A_SLOT = 2  # under way: one that runs and one that waits
+OPTIONS: dict[str, dict[str, Any]] = {  # of a task, by what it runs on
+    "CPU": {"max_retries": RETRIES, "retry_exceptions": [OSError]},
+    # The process holds the model, and is not given up after each task.
+    "GPU": {
+        "max_retries": RETRIES,
+        "retry_exceptions": [OSError],
+        "num_gpus": 1,
+        "max_calls": 0,
+    },
+}
 OBJECT_STORE_BYTES = 256 << 20  # on this machine; results of shards are small
 
 
@@ -29,13 +39,14 @@ class ShardError(RuntimeError):
 
 
 @contextmanager
-def engine(wanted: ExecutionSection, stage: str) -> Iterator[Mapper]:
+def engine(wanted: ExecutionSection, stage: str, *, device: str = "cpu") -> Iterator[Mapper]:
     """Yield what maps a function over shards: the built-in `map`, or Ray.
 
-    Ray is started, or joined, when the first shards come, and left at the end of the block.
+    Ray is started, or joined, when the first shards come, and left at the end of the block. Where
+    shards compute on a GPU, a task has one to itself.
 
     Raises:
-        SpecError: Ray is wanted and not installed.
+        SpecError: Ray is wanted and not installed, or has no GPU where one is wanted.
         ShardError: after the last shard, if some failed on Ray; the built-in raises at the first.
     """
     if wanted.engine == "local":
@@ -49,7 +60,7 @@ def engine(wanted: ExecutionSection, stage: str) -> Iterator[Mapper]:
             session.callback(found.shutdown)
             return found
 
-        yield partial(_map_on_ray, ray, stage)
+        yield partial(_map_on_ray, ray, stage, "CPU" if device == "cpu" else "GPU")
 
 
 def connected(address: str | None) -> Any:
@@ -77,15 +88,15 @@ def connected(address: str | None) -> Any:
 def _map_on_ray(
     joined: Callable[[], Any],
     stage: str,
+    slot: str,
     work: Callable[[Shard], Result],
     shards: Iterable[Shard],
     /,
 ) -> Iterator[Result]:
     """Yield `work(shard)` in order; a shard that fails is named at the end, when the rest is done."""
     ray = joined()
-    under_way = TASKS_A_SLOT * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    options = {"max_retries": RETRIES, "retry_exceptions": [OSError]}
-    task = ray.remote(scheduling_strategy="SPREAD", **options)(_call)
+    under_way = TASKS_A_SLOT * _slots(ray, slot)
+    task = ray.remote(scheduling_strategy="SPREAD", **OPTIONS[slot])(_call)
     shared, waiting = ray.put(work), enumerate(shards)
     names: dict[int, str] = {}
     running: dict[Any, int] = {}
@@ -117,6 +128,14 @@ def _map_on_ray(
             + "\n  ".join(failed)
             + "\nRun again when the cause is gone: only what failed is done then."
         )
+
+
+def _slots(ray: Any, slot: str) -> int:
+    """How many tasks may run at once."""
+    there = int(ray.cluster_resources().get(slot, 0))
+    if slot == "GPU" and not there:
+        raise SpecError("execution.device is a GPU, and Ray's cluster has none")
+    return max(1, there)
 
 
 def _call(work: Callable[[Shard], Result], shard: Shard) -> Result:

@@ -60,6 +60,10 @@ class Rows(NamedTuple):
         """All rows at once."""
         return self.x, self.row_keys
 
+    def on(self, device: str) -> "Rows":
+        """The rows on a device."""
+        return Rows(self.x.to(device), self.row_keys.to(device))
+
     def batches(self, rows: int = BATCH_ROWS) -> Iterator[tuple[Tensor, Tensor]]:
         """The rows in batches, in order."""
         yield from zip(self.x.split(rows), self.row_keys.split(rows), strict=True)

@@ -34,6 +34,7 @@ class Work:
     plan: Mapping[str, Any]
     staging: Staging
     final: Path
+    device: str
 
     @classmethod
     def of(
@@ -42,6 +43,7 @@ class Work:
         home: Home,
         snapshot: Snapshot,
         encoder: Mapping[str, Any],
+        device: str = "cpu",
     ) -> "Work":
         """Plan a publication, and name it by its plan."""
         plan = {
@@ -52,13 +54,13 @@ class Work:
             "encoding": encoding.model_dump(mode="json"),
             "format_version": VERSION,
             # What the numbers depend on beside the model: results differ in the last bits.
-            "numerics": {"torch": torch.__version__, "device": "cpu"},
+            "numerics": {"torch": torch.__version__, "device": torch.device(device).type},
         }
         publication = digest_of(plan)[:16]
         folder = home.features / snapshot.name / f"model_version=v{encoder['version']}"
         staging = Staging(home.features, publication)
         final = folder / f"publication={publication}"
-        return cls(encoding, snapshot, encoder, plan, staging, final)
+        return cls(encoding, snapshot, encoder, plan, staging, final, device)
 
     @property
     def id(self) -> str:
@@ -106,18 +108,18 @@ def encode_parts(
     work: Work, footer: Mapping[str, str], workers: int, shard: Parts
 ) -> dict[int, PartRecord]:
     """Encode some parts and write each under its own name, once; the same in any process."""
-    model, preprocessor = loaded(work.encoder["folder"], work.encoder["digest"])
-    rows = RowEncoder(
-        model, preprocessor, work.snapshot.contract, work.encoding, work.encoder["version"]
-    )
+    folder, digest, version = (work.encoder[key] for key in ("folder", "digest", "version"))
+    model, preprocessor = loaded(folder, digest, work.device)
+    contract, wanted = work.snapshot.contract, work.encoding
+    rows = RowEncoder(model, preprocessor, contract, wanted, version, work.device)
     encoded = rows.parts(work.snapshot, shard.numbers, workers=workers)
     return _written(work.staging, encoded, footer)
 
 
 @lru_cache(maxsize=1)
-def loaded(folder: str, digest: str) -> tuple[VAE, Preprocessor]:
-    """The model and the map to its inputs, verified once in each process."""
-    model = load_model(Path(folder), digest=digest)
+def loaded(folder: str, digest: str, device: str) -> tuple[VAE, Preprocessor]:
+    """The model, on a device, and the map to its inputs, verified once in each process."""
+    model = load_model(Path(folder), digest=digest).to(device)
     said = (Path(folder) / "preprocessor.json").read_text("utf-8")
     return model, Preprocessor.from_json(said)
 

@@ -4,6 +4,8 @@
     a thread each  for every core: cells -> x -> q(z | x), a chunk of rows at a time
     the caller     gets the features of whole parts, in order, and writes them
 
+On a GPU the threads go as far as x, and the caller sends chunk after chunk there and back.
+
 A batch of some hundred rows stays in a core's cache, and two cores with a batch each are faster
 than two cores at one batch. Memory is bounded by a few chunks of rows and the features of two
 parts, however many rows there are. A row's features do not depend on any of this: batches have
@@ -32,6 +34,7 @@ from data.preprocessing import Preprocessor
 from data.read_ahead import read_ahead
 from data.snapshot import Snapshot
 from flows import handoff
+from flows.device_feed import through
 from flows.handoff import Rows
 from flows.progress import advance
 from flows.spec import EncodingSection
@@ -46,6 +49,8 @@ MAX_WORKERS = 8
 NOISE_SEED = 0  # of samples and bounds on request: part of the publication's identity by format
 ELBO_SAMPLES = 8
 
+NO_KEYS = torch.empty(0, dtype=torch.int64)  # where nothing is drawn
+
 Floats = npt.NDArray[np.float32]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -59,16 +64,19 @@ class EncodedPart(NamedTuple):
     counts: Counter[str]
 
 
-class _Chunk(NamedTuple):
-    """Some rows of a part: what travels along, and what was computed."""
+class _Rows(NamedTuple):
+    """Some rows of a part: what travels along, and what the preprocessor had to count."""
 
     part: int
     kept: pa.RecordBatch
-    mean: Floats
-    stddev: Floats
-    samples: Floats | None
-    elbo_nats: Floats | None
     counts: Counter[str]
+
+
+class _Chunk(NamedTuple):
+    """Some rows of a part with their features, by name."""
+
+    rows: _Rows
+    features: dict[str, Floats]
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,7 @@ class RowEncoder:
     contract: Contract
     wanted: EncodingSection
     version: int
+    device: str = "cpu"
 
     def parts(
         self, snapshot: Snapshot, numbers: Iterable[int], *, workers: int
@@ -98,12 +107,12 @@ class RowEncoder:
             for batch in part_rows(snapshot.parts[number], self.chunk_rows)
         )
         with one_thread_each():
-            chunks = in_order(self._chunk, read_ahead(batches, depth=2), workers=workers)
-            for number, group in groupby(chunks, key=lambda chunk: chunk.part):
+            chunks = self._chunks(read_ahead(batches, depth=2), workers)
+            for number, group in groupby(chunks, key=lambda chunk: chunk.rows.part):
                 part = []
                 for chunk in group:
                     part.append(chunk)
-                    done += len(chunk.kept)
+                    done += len(chunk.rows.kept)
                     advance("encode", done, total, "rows")
                 yield self._joined(number, part)
 
@@ -113,28 +122,53 @@ class RowEncoder:
         batch = self.wanted.batch_rows * self.preprocessor.features
         return max(1, CHUNK_ENTRIES // batch) * self.wanted.batch_rows
 
+    def _chunks(
+        self, batches: Iterable[tuple[int, pa.RecordBatch]], workers: int
+    ) -> Iterator[_Chunk]:
+        if self.device == "cpu":
+            yield from in_order(self._chunk, batches, workers=workers)
+            return
+        read = in_order(self._read, batches, workers=workers)
+        for rows, found in through(self.device, self._features, read):
+            yield self._checked(rows, found)
+
     def _chunk(self, item: tuple[int, pa.RecordBatch]) -> _Chunk:
+        rows, tensors = self._read(item)
+        return self._checked(rows, self._features(*tensors))
+
+    def _read(self, item: tuple[int, pa.RecordBatch]) -> tuple[_Rows, tuple[Tensor, Tensor]]:
+        """Map cells to x, and keys to the identity of each row."""
         number, rows = item
         encoded = self.preprocessor.transform(rows)
-        x = torch.from_numpy(encoded.x)
-        mean, stddev = encode(self.model, x, batch_rows=self.wanted.batch_rows)
+        kept = rows.select([name for name in rows.schema.names if name in self._kept])
+        drawn = len(self._names) > 2
+        keys = handoff.row_keys(rows[self.contract.key or ROW_ID]) if drawn else NO_KEYS
+        return _Rows(number, kept, encoded.counts), (torch.from_numpy(encoded.x), keys)
+
+    @property
+    def _names(self) -> list[str]:
+        """The features that are computed, in order."""
+        return ["mean", "stddev", *(n for n in ("samples", "elbo") if n in self.wanted.columns)]
+
+    @torch.inference_mode()
+    def _features(self, x: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
+        """The features of some rows, where the rows are; samples × rows × latents of them."""
+        found = list(encode(self.model, x, batch_rows=self.wanted.batch_rows))
+        if "samples" in self._names:
+            found.append(self._draws(x, keys))
+        if "elbo" in self._names:
+            found.append(self._bound(x, keys))
+        return tuple(found)
+
+    def _checked(self, rows: _Rows, found: tuple[Tensor, ...]) -> _Chunk:
+        mean, stddev, *_ = found
         if not (mean.isfinite().all() and stddev.isfinite().all()):
             raise FloatingPointError(
-                f"part {number} of the snapshot: the encoder gave values that are not finite; "
+                f"part {rows.part} of the snapshot: the encoder gave values that are not finite; "
                 f"nothing is published. Look for cells far from those it was trained on"
             )
-        extra = {"samples", "elbo"} & set(self.wanted.columns)
-        keys = handoff.row_keys(rows[self.contract.key or ROW_ID]) if extra else None
-        kept = self._kept
-        return _Chunk(
-            number,
-            rows.select([name for name in rows.schema.names if name in kept]),
-            mean.numpy(),
-            stddev.numpy(),
-            None if keys is None or "samples" not in extra else self._draws(x, keys),
-            None if keys is None or "elbo" not in extra else self._bound(x, keys),
-            encoded.counts,
-        )
+        features = [tensor.numpy() for tensor in found]
+        return _Chunk(rows, dict(zip(self._names, features, strict=True)))
 
     @property
     def _kept(self) -> set[str | None]:
@@ -147,8 +181,7 @@ class RowEncoder:
             *contract.carried,
         }
 
-    @torch.inference_mode()
-    def _draws(self, x: Tensor, keys: Tensor) -> Floats:
+    def _draws(self, x: Tensor, keys: Tensor) -> Tensor:
         """Draws from q(z|x), samples × rows × latents: a function of the row's key alone."""
         parts = []
         for rows, row_keys in Rows(x, keys).batches():
@@ -156,42 +189,39 @@ class RowEncoder:
                 NOISE_SEED, row_keys, 0, self.wanted.samples, self.model.latents
             )
             parts.append(self.model.posterior(rows).reparameterize(noise))
-        return torch.cat(parts, 1).numpy()
+        return torch.cat(parts, 1)
 
-    @torch.inference_mode()
-    def _bound(self, x: Tensor, keys: Tensor) -> Floats:
+    def _bound(self, x: Tensor, keys: Tensor) -> Tensor:
         """The ELBO of each row, in nats."""
         parts = []
         for rows, row_keys in Rows(x, keys).batches():
             seen = binarized_for_evaluation(self.model.config, rows, row_keys, NOISE_SEED)
             noise = keyed_noise(NOISE_SEED, row_keys, 0, ELBO_SAMPLES, self.model.latents)
             parts.append(elbo(self.model, seen, noise))
-        return torch.cat(parts).numpy()
+        return torch.cat(parts)
 
     def _joined(self, number: int, chunks: list[_Chunk]) -> EncodedPart:
-        first = chunks[0]
+        def together(name: str) -> Floats | None:
+            parts = [chunk.features[name] for chunk in chunks if name in chunk.features]
+            return np.concatenate(parts, 1 if name == "samples" else 0) if parts else None
+
+        mean, stddev, samples, elbo_nats = map(together, ("mean", "stddev", "samples", "elbo"))
+        assert mean is not None
+        assert stddev is not None
         table = features_table(
-            pa.Table.from_batches([chunk.kept for chunk in chunks]),
+            pa.Table.from_batches([chunk.rows.kept for chunk in chunks]),
             self.contract,
-            np.concatenate([chunk.mean for chunk in chunks]),
-            np.concatenate([chunk.stddev for chunk in chunks]),
+            mean,
+            stddev,
             layout=self.wanted.layout,
             model_version=self.version,
-            samples=_concatenated([chunk.samples for chunk in chunks], 1)
-            if first.samples is not None
-            else None,
-            elbo_nats=_concatenated([chunk.elbo_nats for chunk in chunks], 0)
-            if first.elbo_nats is not None
-            else None,
+            samples=samples,
+            elbo_nats=elbo_nats,
         )
         counts: Counter[str] = Counter()
         for chunk in chunks:
-            counts.update(chunk.counts)
+            counts.update(chunk.rows.counts)
         return EncodedPart(number, table, counts)
-
-
-def _concatenated(parts: list[Floats | None], axis: int) -> Floats:
-    return np.concatenate([part for part in parts if part is not None], axis)
 
 
 def cores() -> int:

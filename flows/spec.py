@@ -183,6 +183,9 @@ class ExecutionSection(Section):
     engine: Literal["local", "ray"] = "local"
     address: str | None = None  # of a Ray cluster; else $RAY_ADDRESS, else this machine
     processes: int = Field(1, ge=1)  # of a training: here, or workers of Ray's
+    # That encodes and estimates log p(x); a training has its own. Last bits depend on it.
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    compiled: bool = False  # the objective of a training on a GPU, by torch.compile
 
 
 class Spec(Section):

@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from time import perf_counter
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.durable import fsync_folder, room_in, write_durably
 from data.preprocessing import Preprocessor, fit_preprocessor
@@ -41,6 +41,7 @@ from flows.runs import RunFolder, Stage, folder_of, once, read_metrics, read_rec
 from flows.settings import Home
 from flows.spec import Spec, TrainingSection
 from flows.stopping import Stop, to_a_boundary, turn_on, until
+from flows.threads import pinned_threads
 from flows.training_rows import TrainingRows, training_rows
 from vae_engine import artifact, checkpoint
 from vae_engine.config import ModelConfig, TrainingPlan
@@ -51,7 +52,6 @@ from vae_engine.training import Batch, StepReport, TrainState, new_state
 
 logger = logging.getLogger(__name__)
 
-SHARED_PRODUCTS = 4e8  # multiplications of a forward pass from which two threads pay
 GOLDEN_ROWS = 8  # stored with the model, replayed at every load
 MIN_REPORT_STEPS, MAX_REPORT_STEPS = 50, 2000  # between two validations
 
@@ -126,7 +126,7 @@ def _launch(spec: Spec, home: Home, snapshot_path: str, folder: RunFolder) -> No
     if spec.execution.engine == "ray":
         from flows.ray_training import trained_on_ray
 
-        trained_on_ray(work, spec.execution, folder.path)
+        trained_on_ray(work, spec.execution, spec.training.device, folder.path)
     else:
         to_a_boundary(partial(spawned, work, spec.execution.processes))
 
@@ -182,7 +182,14 @@ def _train(
     del sample
     cores = torch.get_num_threads()
     begin = partial(
-        new_state, config, plan, statistics, rows=len(train), ranks=ranks, workers=cores
+        new_state,
+        config,
+        plan,
+        statistics,
+        rows=len(train),
+        ranks=ranks,
+        workers=cores,
+        compiled=spec.execution.compiled,
     )
     state = begin()
     saved = checkpoint.load_latest(folder.checkpoints, state)
@@ -195,7 +202,7 @@ def _train(
         _forget_after(folder.metrics, state.step)
 
     def work(stop: Stop) -> None:
-        with threads(plan, state.model):
+        with pinned_threads(plan, state.model):
             _fit(state, begin, train, valid, folder, progress, stop)
 
     with turn_on(plan.device, home), room_in(folder.path):
@@ -309,25 +316,6 @@ def _record(
     )
     checkpoint.save(folder.checkpoints, state, progress.to_mapping())
     return elbo.mean
-
-
-@contextmanager
-def threads(plan: TrainingPlan, model: nn.Module) -> Iterator[None]:
-    """Pin the threads of a training: one where a step is too small to share.
-
-    For a batch of 100 digits a second thread brings a quarter more on an idle machine, and
-    costs ten times as much where it has to wait for a busy core at each product. The number
-    is a function of the plan, as the last bits of the weights depend on it; a gradient that is
-    written out has threads of its own, on whose number nothing depends.
-    """
-    weights = sum(parameter.numel() for parameter in model.parameters())
-    before = torch.get_num_threads()
-    if plan.batch_rows * plan.samples * weights < SHARED_PRODUCTS:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def report_every(rows: int, plan: TrainingPlan) -> int:

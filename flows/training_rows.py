@@ -20,6 +20,7 @@ from data.packing import Packed, pack
 from data.preprocessing import Preprocessor
 from data.snapshot import Snapshot
 from flows import handoff
+from flows.device_feed import sent_ahead
 from flows.handoff import Rows
 from flows.spec import TrainingSection
 from vae_engine.config import TrainingPlan
@@ -58,10 +59,25 @@ class TrainingRows:
         free, _ = torch.cuda.mem_get_info(device)
         if self.source.x.nbytes > SHARE * free:
             return self
-        return TrainingRows(Rows(*(field.to(device) for field in self.source)))
+        return TrainingRows(self.source.on(device))
 
     def minibatches(self, plan: TrainingPlan, start_step: int) -> Iterator[Batch]:
-        """Yield the batches of a whole run, from step `start_step` to its end."""
+        """Yield the batches of a whole run, from step `start_step` to its end.
+
+        Where they are to go to a GPU, one is under way while the caller steps on another.
+        """
+        batches = self._minibatches(plan, start_step)
+        if self._place == torch.device(plan.device).type:
+            yield from batches
+            return
+        for _, fields in sent_ahead(plan.device, ((None, _fields(batch)) for batch in batches)):
+            yield Batch(*fields)
+
+    @property
+    def _place(self) -> str:
+        return "cpu" if isinstance(self.source, Packed) else self.source.x.device.type
+
+    def _minibatches(self, plan: TrainingPlan, start_step: int) -> Iterator[Batch]:
         if not isinstance(self.source, Packed):
             yield from minibatches(self.source.x, plan, self.source.row_keys, start_step)
             return
@@ -69,6 +85,11 @@ class TrainingRows:
         left = plan.total_steps(len(self)) - start_step
         for x, row_keys in islice(loader.batches(start_step), max(0, left)):
             yield Batch(torch.from_numpy(x), torch.from_numpy(row_keys.view(np.int64)))
+
+
+def _fields(batch: Batch) -> tuple[Tensor, Tensor]:
+    assert batch.row_keys is not None
+    return batch.x, batch.row_keys
 
 
 def training_rows(

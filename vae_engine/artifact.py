@@ -46,9 +46,8 @@ def save_model(folder: Path, model: VAE, golden_x: Shaped[Tensor, "rows features
     write_durably(folder / "model.safetensors", safetensors.save(weights))
     config = {"format": FORMAT, "format_version": VERSION, "model": model.config.to_mapping()}
     write_durably(folder / "config.json", _json(config))
-    mean, stddev = encode(
-        model, golden_x.cpu(), batch_rows=GOLDEN_BATCH_ROWS, device=model.head.weight.device
-    )
+    there = golden_x.to(model.head.weight.device)
+    mean, stddev = encode(model, there, batch_rows=GOLDEN_BATCH_ROWS)
     golden = {
         "dtype": str(golden_x.dtype).removeprefix("torch."),
         "x": [

@@ -93,8 +93,8 @@ def evaluate(
 ) -> ElboReport:
     """Evaluate the plain ELBO (beta = 1, whatever was trained) of every row of `batches`.
 
-    The noise of a row is a function of (seed, row key), so batches may be of any size and order.
-    The standard error is over rows.
+    The noise of a row is a function of (seed, row key), so batches may be of any size and order,
+    and on any device: the model's is where the work is done. The standard error is over rows.
 
     Raises:
         ValueError: no rows came in.
@@ -102,7 +102,9 @@ def evaluate(
     elbo = distortion = rate = Total()
     kls = means = squares = torch.zeros(model.latents, dtype=torch.float64)
     columns = [Total()] * len(model.config.columns)
-    for x, row_keys in batches:
+    device = model.head.weight.device
+    for rows, keys in batches:
+        x, row_keys = (part.to(device, non_blocking=True) for part in (rows, keys))
         x = binarized_for_evaluation(model.config, x, row_keys, seed)
         q = model.posterior(x)
         noise = keyed_noise(seed, row_keys, 0, samples, model.latents)

@@ -32,7 +32,7 @@ from flows import handoff
 from flows.encode import publish
 from flows.settings import Home
 from flows.spec import load_spec
-from flows.train import threads
+from flows.threads import pinned_threads
 from vae_engine.artifact import save_model
 from vae_engine.marginal import estimate_log_marginal
 from vae_engine.training import StepReport, fit, minibatches, new_state
@@ -94,7 +94,7 @@ def costs(folder: Path, snapshot: Snapshot, size: Size) -> dict[str, float]:
     state = new_state(config, plan, handoff.statistics(config, rows.x), rows=len(rows.x))
     batches = minibatches(rows.x, plan)
     warm, chosen = list(islice(batches, WARM)), list(islice(batches, STEPS))
-    with threads(plan, state.model):
+    with pinned_threads(plan, state.model):
         drain(fit(state, warm))
         _, steps_s = timed(lambda: drain(fit(state, chosen)))
     seen = sum(len(batch.x) for batch in chosen)

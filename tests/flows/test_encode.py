@@ -18,13 +18,15 @@ from data.publication import FormatError, Staging
 from data.snapshot import Snapshot, ingest, open_snapshot
 from flows import handoff, row_encoder
 from flows.encode import publish
-from flows.row_encoder import in_order
+from flows.part_encoder import loaded
+from flows.row_encoder import RowEncoder, in_order
 from flows.settings import Home
-from flows.spec import load_spec
+from flows.spec import ExecutionSection, load_spec
 from vae_engine.artifact import load_model, save_model
 from vae_engine.encoding import encode
 from vae_engine.model import build_model
 
+EVERY_COLUMN = "['mean', 'stddev', 'samples', 'elbo']"
 PART_ROWS = 1024  # the smallest part there is
 
 
@@ -103,7 +105,7 @@ def test_chunks_and_workers_change_no_byte(
 ) -> None:
     snapshot = snapshot_of(home, 3000, monkeypatch)
     encoder = encoder_of(home.root, snapshot)
-    wanted = "encoding.columns=['mean', 'stddev', 'samples', 'elbo']"
+    wanted = f"encoding.columns={EVERY_COLUMN}"
     paths = []
     for workers, entries in ((1, 1), (3, 2**22)):
         monkeypatch.setattr(row_encoder, "CHUNK_ENTRIES", entries)
@@ -114,6 +116,42 @@ def test_chunks_and_workers_change_no_byte(
     first, second = ((path / "manifest.json").read_bytes() for path in paths)
 
     assert first == second  # it has the sha256 of every part
+
+
+def test_chunks_that_go_to_a_device_and_back_are_the_same(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the device is the CPU, by another name."""
+    monkeypatch.setattr(row_encoder, "CHUNK_ENTRIES", 1)
+    snapshot = snapshot_of(home, 1500, monkeypatch)
+    encoder = encoder_of(home.root, snapshot)
+    model, preprocessor = loaded(encoder["folder"], encoder["digest"], "cpu")
+    wanted = load_spec("mnist", [f"encoding.columns={EVERY_COLUMN}"]).encoding
+    tables = []
+    for device in ("cpu", "cpu:0"):
+        rows = RowEncoder(model, preprocessor, snapshot.contract, wanted, 1, device)
+        tables.append([part.table for part in rows.parts(snapshot, [0, 1], workers=2)])
+
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_publishes_the_features_of_a_cpu_under_another_name(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = snapshot_of(home, 3000, monkeypatch)
+    encoder = encoder_of(home.root, snapshot)
+    wanted = load_spec("mnist", [f"encoding.columns={EVERY_COLUMN}"]).encoding
+    paths, features = [], []
+    for device in ("cpu", "cuda"):
+        execution = ExecutionSection(device=device)
+        paths.append(publish(wanted, home, snapshot, encoder, execution).value["path"])
+        frame = open_features("t", home=home.root, verify=True).to_pandas()
+        features.append(frame.select_dtypes("float32").to_numpy())
+
+    assert paths[0] != paths[1]
+    np.testing.assert_allclose(features[1], features[0], rtol=1e-3, atol=1e-4)
 
 
 def test_a_grown_data_set_encodes_its_new_parts_only(

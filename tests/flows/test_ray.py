@@ -18,7 +18,7 @@ from flows.encode import publish
 from flows.executor import ShardError, engine
 from flows.ingest import ingest_dataset
 from flows.settings import Home
-from flows.spec import ExecutionSection, load_spec
+from flows.spec import ExecutionSection, SpecError, load_spec
 from tests.flows.test_encode import PART_ROWS, encoder_of, snapshot_of, table
 
 PARTS = 12
@@ -156,6 +156,33 @@ def test_a_shard_that_kills_its_process_fails_alone(cluster: Any) -> None:
         results.extend(mapped(work, range(4)))
 
     assert results == [0, -2, -3]
+
+
+def test_shards_that_compute_on_a_gpu_have_it_to_themselves_and_keep_their_process(
+    cluster: Any,
+) -> None:
+    """Ray counts the GPUs that a node says it has: how it shares them needs none to be seen."""
+
+    def work(shard: int) -> tuple[int, list[str], int]:
+        import ray
+
+        return shard, ray.get_runtime_context().get_accelerator_ids()["GPU"], os.getpid()
+
+    def mapped(device: str) -> list[tuple[int, list[str], int]]:
+        with engine(ExecutionSection(engine="ray"), "test", device=device) as engaged:
+            return list(engaged(work, range(6)))
+
+    with pytest.raises(
+        SpecError, match="is a GPU, and Ray's cluster has none"
+    ):
+        mapped("cuda")
+    node = cluster.add_node(num_cpus=2, num_gpus=1, object_store_memory=100 << 20)
+    on_gpu, on_cpu = mapped("cuda"), mapped("cpu")
+    cluster.remove_node(node)
+
+    assert [(shard, gpus) for shard, gpus, _ in on_gpu] == [(k, ["0"]) for k in range(6)]
+    assert len({pid for _, _, pid in on_gpu}) == 1
+    assert [(shard, gpus) for shard, gpus, _ in on_cpu] == [(k, []) for k in range(6)]
 
 
 def test_after_a_killed_driver_only_missing_parts_are_encoded(

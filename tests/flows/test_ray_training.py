@@ -9,9 +9,10 @@ from time import monotonic, sleep
 import pytest
 
 from flows.ingest import ingest_dataset
+from flows.ray_training import on_gpus
 from flows.runs import RunFolder, folder_of, read_metrics, read_record
 from flows.settings import Home
-from flows.spec import load_spec
+from flows.spec import SpecError, load_spec
 from flows.train import train_model
 from tests.faults.effort import WHOLE
 
@@ -36,6 +37,15 @@ def descendants(pid: int) -> list[int]:
 
 def command(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_text("utf-8")
+
+
+def test_workers_ask_for_a_gpu_each_where_the_spec_says_so_or_there_are_enough() -> None:
+    assert on_gpus("cuda", 2, 2)
+    assert on_gpus("auto", 2, 3)
+    assert not on_gpus("auto", 2, 1)
+    assert not on_gpus("cpu", 2, 8)
+    with pytest.raises(SpecError, match="'cuda' for 2 workers, and Ray's cluster has 1 GPUs"):
+        on_gpus("cuda", 2, 1)
 
 
 @pytest.mark.skipif(not WHOLE, reason="two starts of Ray's workers: runs in `make faults`")

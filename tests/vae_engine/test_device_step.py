@@ -89,8 +89,8 @@ def test_steps_are_those_of_autograd(name: str) -> None:
     found, expected = reports(ours, x), reports(theirs, x)
 
     assert [r.step for r in found] == [r.step for r in expected] == [5, 10]
-    for one, other in zip(found, expected, strict=True):
-        assert one == pytest.approx(other, rel=2e-3)
+    for report, same_report in zip(found, expected, strict=True):
+        assert report == pytest.approx(same_report, rel=2e-3)
     for one, other in zip(tensors(ours), tensors(theirs), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-3)
     assert ours.watch.recent == pytest.approx(theirs.watch.recent, rel=2e-3)
@@ -301,8 +301,8 @@ def test_captured_steps_are_those_of_autograd(name: str) -> None:
     found, expected = reports(ours, x), reports(theirs, x)
 
     assert len(found) == len(expected) == 4
-    for one, other in zip(found, expected, strict=True):
-        assert one == pytest.approx(other, rel=1e-2)
+    for report, same_report in zip(found, expected, strict=True):
+        assert report == pytest.approx(same_report, rel=1e-2)
     for one, other in zip(tensors(ours), tensors(theirs), strict=True):
         torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-3)
 
@@ -311,7 +311,7 @@ def test_captured_steps_are_those_of_autograd(name: str) -> None:
 @needs_gpu
 def test_a_run_on_a_gpu_resumes_bit_for_bit(tmp_path: Path) -> None:
     x = sampled(table(), ROWS).cuda()
-    settings = {"device": "cuda", "average_decay": 0.9, "warmup_steps": 5}
+    settings: dict[str, Any] = {"device": "cuda", "average_decay": 0.9, "warmup_steps": 5}
     first, straight, resumed = (begun(**settings) for _ in range(3))
     for batch in islice(minibatches(x, first.plan), 7):
         train_step(first, batch)
