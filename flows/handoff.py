@@ -4,6 +4,7 @@ Everything that a spec leaves open is decided here, from the data alone, in one 
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,21 +29,22 @@ BATCH_ROWS = 2048  # of an evaluation pass
 STATISTICS_ROWS = 100_000  # what initial biases are measured on
 
 LIKELIHOODS = {
-    "continuous": "gaussian",
+    "continuous": "gaussian_per_row",
     "positive": "log_normal",
     "binary": "bernoulli",
     "categorical": "categorical",
     "ordinal": "ordinal",
-    "count": "negative_binomial",
+    "count": "zero_inflated_negative_binomial",
     "vector": "gaussian",
 }
 NEARLY_BINARY = 0.8  # share of pixels near black or white, above which grey is read as a chance
 
-WIDE = 200  # entries of x from which the larger network pays
+WIDE = 200  # entries of x from which the larger network pays, and latents come into use unaided
 IMAGE_LATENTS, MAX_TABLE_LATENTS = 20, 16
 TRAINING_ROWS_SEEN = 1_500_000  # rows times epochs: what the default budget spends
 MIN_EPOCHS, MAX_EPOCHS = 10, 400
-PATIENCE = 10  # validations
+PATIENCE = 50  # validations: the last of a falling rate brings what the first could not
+WARMUP = 0.1  # share of the steps over which the KL of a table gets its weight
 PACE = {
     "learning_rate": 3e-3,
     "schedule": "cosine",
@@ -143,13 +145,24 @@ def _column(column: EncodedColumn, profile: Profile, chosen: ModelSection) -> Co
         return _pixels(column, profile, likelihood, chosen.binarization)
     return Column(
         name=column.name,
-        likelihood=likelihood or LIKELIHOODS[column.kind],
+        likelihood=likelihood or likelihood_of(column),
         width=column.width,
         categories=len(column.categories) if column.kind in {"categorical", "ordinal"} else 0,
         shift=column.shifts or column.shift,
         scale=column.scales or column.scale,
         missing=column.missing,
     )
+
+
+def likelihood_of(column: EncodedColumn) -> str:
+    """The likelihood of a column that is no picture, where the spec has none.
+
+    Counts side by side, of words or genes, are rarely inflated; a chance of zero for each would
+    be half of the decoder's outputs.
+    """
+    if column.kind == "count" and column.width > 1:
+        return "negative_binomial"
+    return LIKELIHOODS[column.kind]
 
 
 def _pixels(
@@ -171,8 +184,11 @@ def _pixels(
     )
 
 
-def training_plan(spec: Spec, rows: int) -> TrainingPlan:
-    """How to train: what the spec says, and the number of rows decides the rest.
+def training_plan(spec: Spec, *, rows: int, features: int) -> TrainingPlan:
+    """How to train: what the spec says, and the number of rows and their width decide the rest.
+
+    A table's KL is warmed up: latents that a first, vague decoder has no use for would be given
+    up for good, and with them what only several columns together tell.
 
     Raises:
         ConfigError: a setting is unknown or does not fit the others.
@@ -187,7 +203,11 @@ def training_plan(spec: Spec, rows: int) -> TrainingPlan:
         "patience": PATIENCE,
         **_said(chosen, {"device", "rows", "memory_bytes"}),
     }
-    return TrainingPlan(device=_device(chosen.device), **settings)
+    plan = TrainingPlan(device=_device(chosen.device), **settings)
+    settled = paced or features >= WIDE or chosen.warmup_steps is not None
+    if settled or plan.objective != "elbo":
+        return plan
+    return replace(plan, warmup_steps=round(WARMUP * plan.total_steps(rows)))
 
 
 def _device(wanted: str) -> str:

@@ -6,6 +6,7 @@ model that does not beat the first has learned nothing about how columns belong 
 does not beat the second has learned nothing that is not linear.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from vae_engine.binarization import binarized_for_evaluation
-from vae_engine.config import ModelConfig
+from vae_engine.config import Column, ModelConfig
 from vae_engine.densities import LOG_2PI
 from vae_engine.likelihoods.family import log_jacobian, per_cell, unit_of
 from vae_engine.likelihoods.rows import RowLikelihood
@@ -21,7 +22,8 @@ from vae_engine.statistics import Statistics
 
 Keyed = tuple[Shaped[Tensor, "_ features"], Int64[Tensor, " _"]]  # rows of x, and their keys
 
-REAL = ("gaussian", "student_t", "log_normal")  # densities on the line: what factors can mix
+# Densities on the line: what factors can mix.
+REAL = ("gaussian", "gaussian_per_row", "student_t", "log_normal")
 FIVE_FREEDOM = (3 / 5) ** 0.5  # scale over spread of Student's t with 5 degrees of freedom
 FIT_ROWS = 5000  # of the training rows; 784 pixels, 20 factors: some seconds
 EM_STEPS = 200
@@ -38,8 +40,10 @@ def independent_columns(
 
     Each entry keeps the parameters that `train` gives it alone: means and shares (the
     likelihood's optimum, codes counted once more than they occur), spreads, and for negative
-    binomials and Student's t those that match mean and variance. A missing cell adds 0.
+    binomials (which the zero-inflated ones are here, too) and Student's t those that match mean
+    and variance. A missing cell adds 0.
     """
+    config = replace(config, columns=tuple(map(_not_inflated, config.columns)))
     x_train = binarized_for_evaluation(config, *train, seed)
     statistics = Statistics.of(config, x_train)
     for column, start in zip(config.columns, config.starts, strict=True):
@@ -88,6 +92,13 @@ def factor_analysis(
             others, (train[0][:, entries], train[1]), (rows[0][:, entries], rows[1]), seed=seed
         )
     return log_prob.float()
+
+
+def _not_inflated(column: Column) -> Column:
+    """The column without a part for zeros: mean and variance do not tell how large that is."""
+    if column.likelihood == "zero_inflated_negative_binomial":
+        return replace(column, likelihood="negative_binomial")
+    return column
 
 
 class Factors(NamedTuple):

@@ -1,11 +1,25 @@
 """What a spec leaves open."""
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
-from flows.handoff import training_plan
+from data.encoding import EncodedColumn
+from flows.handoff import likelihood_of, training_plan
 from flows.spec import Spec
+from vae_engine.config import Column, ModelConfig, TrainingPlan
+from vae_engine.evaluation import evaluate
+from vae_engine.statistics import Statistics
+from vae_engine.training import fit, minibatches, new_state
+
+
+def spec(training: dict[str, Any]) -> Spec:
+    dataset = {"name": "numbers", "source": "numbers.csv"}
+    return Spec.model_validate({"dataset": dataset, "training": training})
 
 
 @pytest.mark.parametrize(
@@ -22,8 +36,75 @@ def test_rate_and_schedule_are_chosen_together_or_not_at_all(
     said: dict[str, Any], rate: float, schedule: str
 ) -> None:
     """A spec that names one of them, or an optimizer, has the engine's defaults for the others."""
-    dataset = {"name": "numbers", "source": "numbers.csv"}
-    spec = Spec.model_validate({"dataset": dataset, "training": said})
-    plan = training_plan(spec, rows=10_000)
+    plan = training_plan(spec(said), rows=10_000, features=10)
 
     assert (plan.learning_rate, plan.schedule) == (rate, schedule)
+
+
+@pytest.mark.parametrize(
+    ("said", "features", "share"),
+    [
+        ({}, 10, 0.1),
+        ({"steps": 50, "beta": 2.0}, 10, 0.1),
+        ({}, 784, 0.0),
+        ({"warmup_steps": 0}, 10, 0.0),
+        ({"learning_rate": 1e-4}, 10, 0.0),
+        ({"objective": "iwae"}, 10, 0.0),
+    ],
+)
+def test_the_kl_of_a_table_is_warmed_up(
+    said: dict[str, Any], features: int, share: float
+) -> None:
+    """Unless the spec says how, paces the training itself, or has another bound."""
+    plan = training_plan(spec(said), rows=10_000, features=features)
+
+    assert plan.warmup_steps == round(share * plan.total_steps(10_000))
+
+
+def circles(rows: int, seed: int) -> Tensor:
+    """Four columns: two pairs, each the place on a circle of its own, with noise of 0.1."""
+    generator = torch.Generator().manual_seed(seed)
+    angles = 2 * math.pi * torch.rand(rows, 2, generator=generator)
+    places = math.sqrt(2) * torch.stack([angles.cos(), angles.sin()], -1).flatten(1)
+    return places + 0.1 * torch.randn(rows, 4, generator=generator)
+
+
+def test_a_warm_up_finds_what_no_line_tells_and_the_bound_alone_gives_up() -> None:
+    """The columns of a circle are uncorrelated: what a pair shares has no linear beginning.
+
+    With four seeds the warm-up brought 0.19 to 0.45 nats over columns that have nothing in
+    common, 4 (log sqrt(2 pi) + 1/2 + log 1.005) = 5.70 nats; without, 0.03 at most.
+    """
+    x, held_out = circles(1500, 0), circles(500, 100)
+    columns = tuple(Column(name=f"c{k}", likelihood="gaussian_per_row") for k in range(4))
+    config = ModelConfig(columns=columns, latents=2, hidden=(32, 32))
+    said = spec({"steps": 300, "batch_rows": 64, "device": "cpu"})
+    warm = replace(training_plan(said, rows=len(x), features=4), learning_rate=1e-2)
+
+    def elbo_after(plan: TrainingPlan) -> float:
+        state = new_state(config, plan, Statistics.of(config, x), rows=len(x))
+        for _ in fit(state, minibatches(x, plan)):
+            pass
+        return evaluate(
+            state.model, [(held_out, torch.arange(500))], samples=4, seed=0
+        ).elbo.mean
+
+    assert elbo_after(replace(warm, warmup_steps=0)) == pytest.approx(-5.70, abs=0.05)
+    assert elbo_after(warm) > -5.70 + 0.1
+
+
+@pytest.mark.parametrize(
+    ("kind", "width", "likelihood"),
+    [
+        ("continuous", 1, "gaussian_per_row"),
+        ("count", 1, "zero_inflated_negative_binomial"),
+        ("count", 500, "negative_binomial"),
+        ("vector", 3, "gaussian"),
+    ],
+)
+def test_a_column_has_the_likelihood_of_its_kind(
+    kind: str, width: int, likelihood: str
+) -> None:
+    column = EncodedColumn(name="a", kind=kind, dtype="int64", start=0, width=width)
+
+    assert likelihood_of(column) == likelihood

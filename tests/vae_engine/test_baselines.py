@@ -93,12 +93,9 @@ def test_counts_have_their_mean_and_variance() -> None:
 
     total = mean**2 / (variance - mean)
     expected = NegativeBinomial(total, logits=mean.log() - total.log()).log_prob(x[:, 0])
-    close(
-        independent_columns(one("negative_binomial"), keyed(x), keyed(x), seed=0),
-        expected,
-        rtol=1e-3,
-        atol=1e-3,
-    )
+    for likelihood in ("negative_binomial", "zero_inflated_negative_binomial"):
+        found = independent_columns(one(likelihood), keyed(x), keyed(x), seed=0)
+        close(found, expected, rtol=1e-3, atol=1e-3)
     expected = Poisson(mean).log_prob(x[:, 0])
     close(independent_columns(one("poisson"), keyed(x), keyed(x), seed=0), expected)
 
