@@ -49,6 +49,8 @@ bench: install-dev
 	$(BIN)/python -m tests.benchmarks.training $$(test -x $(PEERS) && echo --peers $(PEERS))
 	$(BIN)/python -m tests.benchmarks.marginal $$($(PEERS) -c 'import pythae' >/dev/null 2>&1 && echo --pythae $(PEERS))
 	$(BIN)/python -m tests.benchmarks.growth
+	$(BIN)/python -m tests.benchmarks.training_gpu
+	$(BIN)/python -m tests.benchmarks.inference_gpu
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -64,7 +64,7 @@ class EncodedPart(NamedTuple):
     counts: Counter[str]
 
 
-class _Rows(NamedTuple):
+class RowsOfPart(NamedTuple):
     """Some rows of a part: what travels along, and what the preprocessor had to count."""
 
     part: int
@@ -75,7 +75,7 @@ class _Rows(NamedTuple):
 class _Chunk(NamedTuple):
     """Some rows of a part with their features, by name."""
 
-    rows: _Rows
+    rows: RowsOfPart
     features: dict[str, Floats]
 
 
@@ -101,13 +101,8 @@ class RowEncoder:
         """
         chosen = list(numbers)
         total, done = sum(snapshot.parts[number].rows for number in chosen), 0
-        batches = (
-            (number, batch)
-            for number in chosen
-            for batch in part_rows(snapshot.parts[number], self.chunk_rows)
-        )
         with one_thread_each():
-            chunks = self._chunks(read_ahead(batches, depth=2), workers)
+            chunks = self._chunks(snapshot, chosen, workers)
             for number, group in groupby(chunks, key=lambda chunk: chunk.rows.part):
                 part = []
                 for chunk in group:
@@ -116,6 +111,22 @@ class RowEncoder:
                     advance("encode", done, total, "rows")
                 yield self._joined(number, part)
 
+    def read(
+        self, snapshot: Snapshot, numbers: Iterable[int], *, workers: int
+    ) -> Iterator[tuple[RowsOfPart, tuple[Tensor, Tensor]]]:
+        """Yield the rows of these parts as the model sees them, x and keys, a chunk at a time."""
+        yield from in_order(self._read, self._batches(snapshot, numbers), workers=workers)
+
+    def _batches(
+        self, snapshot: Snapshot, numbers: Iterable[int]
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        batches = (
+            (number, batch)
+            for number in numbers
+            for batch in part_rows(snapshot.parts[number], self.chunk_rows)
+        )
+        return read_ahead(batches, depth=2)
+
     @property
     def chunk_rows(self) -> int:
         """Whole batches, about as many as `CHUNK_ENTRIES` holds."""
@@ -123,12 +134,12 @@ class RowEncoder:
         return max(1, CHUNK_ENTRIES // batch) * self.wanted.batch_rows
 
     def _chunks(
-        self, batches: Iterable[tuple[int, pa.RecordBatch]], workers: int
+        self, snapshot: Snapshot, numbers: Iterable[int], workers: int
     ) -> Iterator[_Chunk]:
         if self.device == "cpu":
-            yield from in_order(self._chunk, batches, workers=workers)
+            yield from in_order(self._chunk, self._batches(snapshot, numbers), workers=workers)
             return
-        read = in_order(self._read, batches, workers=workers)
+        read = self.read(snapshot, numbers, workers=workers)
         for rows, found in through(self.device, self._features, read):
             yield self._checked(rows, found)
 
@@ -136,14 +147,16 @@ class RowEncoder:
         rows, tensors = self._read(item)
         return self._checked(rows, self._features(*tensors))
 
-    def _read(self, item: tuple[int, pa.RecordBatch]) -> tuple[_Rows, tuple[Tensor, Tensor]]:
+    def _read(
+        self, item: tuple[int, pa.RecordBatch]
+    ) -> tuple[RowsOfPart, tuple[Tensor, Tensor]]:
         """Map cells to x, and keys to the identity of each row."""
         number, rows = item
         encoded = self.preprocessor.transform(rows)
         kept = rows.select([name for name in rows.schema.names if name in self._kept])
         drawn = len(self._names) > 2
         keys = handoff.row_keys(rows[self.contract.key or ROW_ID]) if drawn else NO_KEYS
-        return _Rows(number, kept, encoded.counts), (torch.from_numpy(encoded.x), keys)
+        return RowsOfPart(number, kept, encoded.counts), (torch.from_numpy(encoded.x), keys)
 
     @property
     def _names(self) -> list[str]:
@@ -160,7 +173,7 @@ class RowEncoder:
             found.append(self._bound(x, keys))
         return tuple(found)
 
-    def _checked(self, rows: _Rows, found: tuple[Tensor, ...]) -> _Chunk:
+    def _checked(self, rows: RowsOfPart, found: tuple[Tensor, ...]) -> _Chunk:
         mean, stddev, *_ = found
         if not (mean.isfinite().all() and stddev.isfinite().all()):
             raise FloatingPointError(

@@ -26,12 +26,14 @@ def pixels() -> npt.NDArray[np.float32]:
     return (np.random.default_rng(0).random((ROWS, PIXELS)) < 0.2).astype(np.float32)
 
 
-def batches(order: Callable[[], Any]) -> Iterator[Any]:
+def batches(order: Callable[[], Any], batch_rows: int = BATCH_ROWS) -> Iterator[Any]:
     while True:
-        yield from order().split(BATCH_ROWS)
+        yield from order().split(batch_rows)
 
 
-def by_torch(*, fused: bool, compiled: bool) -> Steps:
+def by_torch(
+    *, fused: bool, compiled: bool, device: str = "cpu", batch_rows: int = BATCH_ROWS
+) -> Steps:
     import torch
     from torch import nn
     from torch.nn import functional
@@ -50,10 +52,10 @@ def by_torch(*, fused: bool, compiled: bool) -> Steps:
             kl = 0.5 * (mean.square() + (2 * log_stddev).exp() - 1 - 2 * log_stddev).sum()
             return (nll + kl) / len(x)
 
-    model, x = Model(), torch.from_numpy(pixels())
+    model, x = Model().to(device), torch.from_numpy(pixels()).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=fused or None)
     loss_of = torch.compile(model) if compiled else model
-    indices = batches(lambda: torch.randperm(ROWS))
+    indices = batches(lambda: torch.randperm(ROWS, device=device), batch_rows)
 
     def steps(count: int) -> None:
         for _ in range(count):
