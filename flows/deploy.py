@@ -67,7 +67,7 @@ def deploy(
             "a monitor that starts on drift would start itself; deploy it --on arrival, and the "
             "pipeline --on drift"
         )
-    gpu = spec.training.device.startswith("cuda")
+    gpu = spec.asks_for_gpu
     partial = "until" in asked and stage != WHOLE
     deployment = RunnerDeployment.from_entrypoint(
         entrypoint,

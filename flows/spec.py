@@ -202,6 +202,12 @@ class Spec(Section):
     sweep: dict[str, tuple[Any, ...]] = Field(default_factory=dict)  # "model.latents" = [2, 5]
 
     @property
+    def asks_for_gpu(self) -> bool:
+        """Whether it says itself that something is to be computed on a GPU."""
+        devices = self.training.device, self.execution.device
+        return any(device.startswith("cuda") for device in devices)
+
+    @property
     def model_name(self) -> str:
         """The registered model's name: as the spec says, else the data set's."""
         return self.registry.model or self.dataset.name

@@ -63,7 +63,7 @@ class Progress:
     stopping: EarlyStopping
     train_s: float = 0.0
     resumed: int = 0
-    rewound_at: int | None = None  # the step at which it exploded, the first time
+    rewound_at: int | None = None  # the step at which it was seen to explode, the first time
     since: float = field(default_factory=perf_counter)
 
     def lap(self) -> None:

@@ -85,6 +85,14 @@ def test_a_missing_spec_offers_its_neighbour(tmp_path: Path) -> None:
         load_spec(str(tmp_path / "spce.toml"))
 
 
+def test_a_spec_asks_for_a_gpu_by_name() -> None:
+    assert not load_spec("mnist").asks_for_gpu  # `auto` takes one where there is one
+    for setting in ("training.device=cuda", "execution.device=cuda:1"):
+        assert load_spec("mnist", [setting]).asks_for_gpu
+    with pytest.raises(SpecError, match="device"):
+        load_spec("mnist", ["execution.device=gpu"])
+
+
 @pytest.mark.parametrize("override", ["epochs=3", "training.epochs", "training.=3"])
 def test_a_malformed_override_says_the_form(tmp_path: Path, override: str) -> None:
     path = written(tmp_path, '[dataset]\nname = "a"\nsource = "a.csv"\n')
