@@ -32,6 +32,18 @@ def test_a_linear_label_is_read_from_features_that_hold_it_and_not_from_noise() 
     assert (linear.train_rows, linear.test_rows) == (2000, 2000)
 
 
+def test_a_label_in_a_narrow_direction_is_found_all_the_same() -> None:
+    """A column a twentieth as wide as its neighbour: a penalty of 10 hides it, and suits others."""
+    x = numbers(400, 2)
+    label = x[:, 0] > 0
+
+    linear, _ = probe_features(
+        latents=halves(x * np.array([0.05, 1.0])), inputs=halves(x), labels=halves(label)
+    )
+    assert linear.latents > 0.9
+    assert linear.inputs > 0.95
+
+
 def test_a_ring_is_read_by_neighbours_alone() -> None:
     x = numbers(4000, 2)
     ring = (np.square(x).sum(1) > 1.4).astype(int)
