@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vae_engine.networks import Tanh
+from vae_engine.products import affine, back_through
 
 aten = torch.ops.aten
 MINUS_ONE = torch.tensor(-1.0)
@@ -60,18 +61,18 @@ class Layer(NamedTuple):
     module: nn.Linear
     weight: Tensor
     bias: Tensor
-    weight_gradient: Tensor
+    gradient: Tensor  # of both, in one vector
+    weight_gradient: Tensor  # the two parts of it
     bias_gradient: Tensor
 
     @classmethod
     def of(cls, linear: nn.Linear) -> "Layer":
         """Take the parameters of a module, and room for their gradients."""
-        for parameter in linear.parameters():
-            parameter.grad = torch.zeros_like(parameter)
         weight, bias = linear.weight, linear.bias
-        assert weight.grad is not None
-        assert bias.grad is not None
-        return cls(linear, weight.detach(), bias.detach(), weight.grad, bias.grad)
+        gradient = weight.new_zeros(weight.numel() + bias.numel())
+        weight.grad = gradient[: weight.numel()].view_as(weight)
+        bias.grad = gradient[weight.numel() :]
+        return cls(linear, weight.detach(), bias.detach(), gradient, weight.grad, bias.grad)
 
 
 Buffers = tuple[list[Tensor], list[Tensor], list[Tensor]]  # x, y and slopes, layer by layer
@@ -93,6 +94,7 @@ class Chain:
     ) -> None:
         self.layers, self.activation = layers, activation
         self.x, self.y, self.slopes = buffers
+        self.ones = self.x[0].new_ones(len(self.x[0]))
 
     @classmethod
     def of(cls, modules: Sequence[nn.Module], rows: int) -> "Chain":
@@ -115,20 +117,20 @@ class Chain:
 
     def forward(self, below: Float[Tensor, "rows inputs"]) -> Float[Tensor, "rows outputs"]:
         """Return what the last layer makes of the inputs: its buffer."""
-        torch.addmm(self.layers[0].bias, below, self.layers[0].weight.t(), out=self.x[0])
+        affine(self.layers[0].bias, below, self.layers[0].weight, self.x[0])
         for layer, before, y, x in zip(
             self.layers[1:], self.x[:-1], self.y, self.x[1:], strict=True
         ):
             assert self.activation is not None
             self.activation.apply(before, y)
-            torch.addmm(layer.bias, y, layer.weight.t(), out=x)
+            affine(layer.bias, y, layer.weight, x)
         return self.x[-1]
 
     def backward(self) -> None:
         """From the slopes of the last layer, which the caller wrote, to those of the first."""
         for k in range(len(self.layers) - 1, 0, -1):
             assert self.activation is not None
-            torch.mm(self.slopes[k], self.layers[k].weight, out=self.slopes[k - 1])
+            back_through(self.slopes[k], self.layers[k].weight, self.slopes[k - 1])
             self.activation.back(self.slopes[k - 1], self.x[k - 1], self.y[k - 1])
 
     def slopes_below(self) -> Float[Tensor, "rows inputs"]:
@@ -137,10 +139,11 @@ class Chain:
 
     def write_gradient(self, k: int, below: Float[Tensor, "rows inputs"], scale: float) -> None:
         """Write the gradients of layer k, times `scale`, into those of its parameters."""
-        layer, slopes = self.layers[k], self.slopes[k]
-        weight, inputs = layer.weight_gradient, self.y[k - 1] if k else below
-        torch.addmm(weight, slopes.t(), inputs, beta=0, alpha=scale, out=weight)
-        torch.sum(slopes, 0, out=layer.bias_gradient).mul_(scale)
+        layer, of_rows = self.layers[k], self.slopes[k].t()
+        weight, bias = layer.weight_gradient, layer.bias_gradient
+        inputs = self.y[k - 1] if k else below
+        torch.addmm(weight, of_rows, inputs, beta=0, alpha=scale, out=weight)
+        torch.addmv(bias, of_rows, self.ones, beta=0, alpha=scale, out=bias)  # a sum of rows
 
 
 def _room(layers: Sequence[Layer], rows: int) -> Buffers:

@@ -20,7 +20,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from vae_engine.bernoulli_rows import bernoulli_block
-from vae_engine.chain import Chain, aten
+from vae_engine.chain import Chain, Layer, aten
 from vae_engine.config import TrainingPlan
 from vae_engine.heads import LOG_STDDEV_RANGE
 from vae_engine.model import VAE
@@ -30,6 +30,8 @@ from vae_engine.schedule import beta
 from vae_engine.workers import Workers
 
 LEAST_ROWS, MOST_SHARES = 48, 8  # of a share, and of a batch
+LOW, HIGH = LOG_STDDEV_RANGE
+ONE = torch.ones(())
 
 
 def applies(model: VAE, plan: TrainingPlan) -> bool:
@@ -59,7 +61,25 @@ class Share(NamedTuple):
     rows: slice
     encoder: Chain
     decoder: Chain
+    mean: Tensor  # (rows, latents), the first half of what the encoder puts out
+    raw: Tensor  # the second
+    of_mean: Tensor  # the slopes of the two
+    of_raw: Tensor
+    moments: Tensor  # (rows, 2 latents): mean and standard deviation
+    stddev: Tensor  # the second half of them
     z: Tensor  # (samples, rows, latents)
+    draws: Tensor  # (samples times rows, latents): the same
+
+    @classmethod
+    def of(cls, rows: slice, encoder: Chain, decoder: Chain, draws: Tensor) -> "Share":
+        """Name the parts of these buffers, and make room for the moments."""
+        mean, raw = encoder.x[-1].chunk(2, -1)
+        of_mean, of_raw = encoder.slopes[-1].chunk(2, -1)
+        moments = torch.empty_like(encoder.x[-1])
+        stddev = moments.chunk(2, -1)[1]
+        z = draws.view(-1, len(mean), draws.shape[-1])
+        places = mean, raw, of_mean, of_raw, moments, stddev
+        return cls(rows, encoder, decoder, *places, z, draws)
 
 
 class Batch(NamedTuple):
@@ -105,9 +125,13 @@ class ExplicitGradient:
         self.tasks = self._spread()
         owned: list[list[nn.Parameter]] = [[] for _ in range(self.workers.count)]
         for task in self.tasks:
-            owned[task.worker] += self._chain(task).layers[task.k].module.parameters()
+            owned[task.worker] += self._layer(task).module.parameters()
         owned[0] += self.shared
-        self.gradients = [[p.grad for p in mine if p.grad is not None] for mine in owned]
+        self.gradients = [
+            [self._layer(task).gradient for task in self.tasks if task.worker == worker]
+            for worker in range(self.workers.count)
+        ]
+        self.gradients[0] += [p.grad for p in self.shared if p.grad is not None]
         self.updates = [fused_update(optimizer, mine, plan) for mine in owned]
         self._batches: dict[int, Batch] = {}
 
@@ -139,8 +163,7 @@ class ExplicitGradient:
                         (batch.decoder, batch.z) if task.of_decoder else (batch.encoder, inputs)
                     )
                     chain.write_gradient(task.k, below, scale)
-                    layer = chain.layers[task.k]
-                    squares[k] = _square(layer.weight_gradient) + _square(layer.bias_gradient)
+                    squares[k] = _square(chain.layers[task.k].gradient)
 
         self.workers.run(rows_of)
         self.workers.run(layers_of)
@@ -166,15 +189,16 @@ class ExplicitGradient:
         """Leave the slopes of all layers in the buffers; return the sum of the bound over draws."""
         seen, noise = inputs[share.rows], noise[:, share.rows]
         weight *= len(noise)  # of the KL, in a sum over draws
-        mean, raw = share.encoder.forward(seen).chunk(2, -1)
-        low, high = LOG_STDDEV_RANGE
-        shrink = torch.maximum(raw * (1 / low), raw * (1 / high)).add_(1).reciprocal_()
+        outputs = share.encoder.forward(seen)
+        raw, stddev = share.raw, share.stddev
+        shrink = torch.add(ONE, aten.leaky_relu(raw, HIGH / LOW), alpha=1 / HIGH).reciprocal_()
         log_stddev = raw * shrink  # `limits.squashed`, whose slope is shrink squared
-        stddev = log_stddev.exp()
-        torch.addcmul(mean, stddev, noise, out=share.z)
-        kl = 0.5 * (_square(mean) + _square(stddev) - raw.numel()) - float(log_stddev.sum())
+        share.moments.copy_(outputs)
+        torch.exp(log_stddev, out=stddev)
+        torch.addcmul(share.mean, stddev, noise, out=share.z)
+        kl = 0.5 * (_square(share.moments) - raw.numel()) - float(log_stddev.sum())
 
-        outputs = share.decoder.forward(share.z.flatten(0, 1))
+        outputs = share.decoder.forward(share.draws)
         slopes = share.decoder.slopes[-1]
         if self.pixels:
             log_likelihood = bernoulli(seen, outputs, slopes)
@@ -183,10 +207,9 @@ class ExplicitGradient:
         share.decoder.backward()
 
         slopes_of_z = share.decoder.slopes_below().view(noise.shape)
-        of_mean, of_raw = share.encoder.slopes[-1].chunk(2, -1)
-        torch.add(slopes_of_z.sum(0), mean, alpha=weight, out=of_mean)
-        by_stddev = (slopes_of_z * noise).sum(0).add_(stddev, alpha=weight)
-        torch.mul(by_stddev.mul_(stddev).sub_(weight), shrink.square_(), out=of_raw)
+        torch.add(_summed(slopes_of_z), share.mean, alpha=weight, out=share.of_mean)
+        by_stddev = _summed(slopes_of_z * noise).add_(stddev, alpha=weight)
+        torch.mul(by_stddev.mul_(stddev).sub_(weight), shrink.square_(), out=share.of_raw)
         share.encoder.backward()
         return log_likelihood - weight * kl
 
@@ -203,8 +226,8 @@ class ExplicitGradient:
             parameter.grad.copy_(gradient)
         return -float(loss)
 
-    def _chain(self, task: Task) -> Chain:
-        return self.decoder if task.of_decoder else self.encoder
+    def _layer(self, task: Task) -> Layer:
+        return (self.decoder if task.of_decoder else self.encoder).layers[task.k]
 
     def _spread(self) -> list[Task]:
         """Give each layer, the largest first, to the worker with the least to do."""
@@ -237,10 +260,9 @@ class ExplicitGradient:
             ends = [rows * k // count for k in range(count + 1)]
             shares = []
             for start, stop in pairwise(ends):
-                draws = slice(samples * start, samples * stop)
-                z = self.z[draws].view(samples, stop - start, -1)
-                encoder = self.encoder.part(slice(start, stop))
-                shares.append(Share(slice(start, stop), encoder, self.decoder.part(draws), z))
+                some, draws = slice(start, stop), slice(samples * start, samples * stop)
+                places = self.encoder.part(some), self.decoder.part(draws), self.z[draws]
+                shares.append(Share.of(some, *places))
             draws = slice(0, samples * rows)
             encoder, decoder = self.encoder.part(slice(0, rows)), self.decoder.part(draws)
             self._batches[rows] = Batch(encoder, decoder, self.z[draws], shares)
@@ -257,9 +279,10 @@ def bernoulli(
     `densities.bernoulli` in fewer passes over memory. Draws are all rows of the first sample,
     then all of the second.
     """
-    by_sample = logits.view(-1, white.numel())
+    cells = white.reshape(-1)
     aten.softplus.out(logits, out=slopes)
-    nats = float(torch.mv(by_sample, white.reshape(-1)).sum()) - float(slopes.sum())
+    by_sample = logits.view(-1, len(cells))
+    nats = sum(float(torch.dot(sample, cells)) for sample in by_sample) - float(slopes.sum())
     torch.sigmoid(logits, out=slopes)
     slopes.view(-1, *white.shape).sub_(white)
     return nats
@@ -271,7 +294,12 @@ def _black_and_white(model: VAE) -> bool:
     return block is not None and not block.masked
 
 
+def _summed(x: Float[Tensor, "samples rows latents"]) -> Float[Tensor, "rows latents"]:
+    """Sum over samples; of one, itself."""
+    return x.sum(0) if len(x) > 1 else x[0]
+
+
 def _square(x: Tensor) -> float:
     """Squared length of a tensor."""
-    flat = x.flatten()
+    flat = x.reshape(-1)
     return float(torch.dot(flat, flat))

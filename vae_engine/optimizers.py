@@ -52,17 +52,25 @@ def fused_update(
     weights = [parameter.detach() for parameter in parameters]
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
 
-    def moments(name: str) -> list[Tensor]:
-        return [optimizer.state[parameter][name] for parameter in parameters]
+    kernel, settings_of_adam = _adam_kernel(plan), _adam_settings(plan)
+    moments: dict[str, list[Tensor]] = {}
+    owner: object = None  # of these moments: loading other ones replaces it
+
+    def find_moments() -> None:
+        nonlocal owner
+        if owner is not optimizer.state:
+            owner, states = optimizer.state, [optimizer.state[p] for p in parameters]
+            moments.update({name: [state[name] for state in states] for name in states[0]})
 
     def adagrad(rate: float) -> None:
-        settings, steps = optimizer.param_groups[0], moments("step")
-        torch._foreach_add_(steps, 1)
+        find_moments()
+        settings = optimizer.param_groups[0]
+        torch._foreach_add_(moments["step"], 1)
         torch._fused_adagrad_(
             weights,
             gradients,
-            moments("sum"),
-            steps,
+            moments["sum"],
+            moments["step"],
             lr=rate,
             lr_decay=settings["lr_decay"],
             weight_decay=settings["weight_decay"],
@@ -71,17 +79,17 @@ def fused_update(
         )
 
     def adam(rate: float) -> None:
-        steps = moments("step")
-        torch._foreach_add_(steps, 1)
-        _adam_kernel(plan)(
+        find_moments()
+        torch._foreach_add_(moments["step"], 1)
+        kernel(
             weights,
             gradients,
-            moments("exp_avg"),
-            moments("exp_avg_sq"),
+            moments["exp_avg"],
+            moments["exp_avg_sq"],
             [],
-            steps,
+            moments["step"],
             lr=rate,
-            **_adam_settings(plan),
+            **settings_of_adam,
         )
 
     return adagrad if plan.optimizer == "adagrad" else adam

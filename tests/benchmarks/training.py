@@ -34,6 +34,7 @@ from tests.benchmarks.training_peers import (
     serve,
 )
 from vae_engine.config import Column, ModelConfig, TrainingPlan
+from vae_engine.products import affine, back_through
 from vae_engine.training import fit, minibatches, new_state
 from vae_engine.workers import Workers
 
@@ -65,16 +66,17 @@ def products(*, halves: bool) -> Steps:
     layers = [(PIXELS, HIDDEN), (HIDDEN, 2 * LATENTS), (LATENTS, HIDDEN), (HIDDEN, PIXELS)]
     weights = [torch.rand(outputs, inputs) for inputs, outputs in layers]
     gradients = [torch.empty_like(weight) for weight in weights]
+    biases = [torch.zeros(outputs) for _, outputs in layers]
     below = [torch.rand(BATCH_ROWS, inputs) for inputs, _ in layers]
     above = [torch.rand(BATCH_ROWS, outputs) for _, outputs in layers]
     workers = Workers(count)
 
     def rows_of(worker: int) -> None:
         part = slice(BATCH_ROWS * worker // count, BATCH_ROWS * (worker + 1) // count)
-        for y, weight, x in zip(below, weights, above, strict=True):
-            torch.mm(y[part], weight.t(), out=x[part])
+        for y, weight, bias, x in zip(below, weights, biases, above, strict=True):
+            affine(bias, y[part], weight, x[part])
         for k in (3, 2, 1):
-            torch.mm(above[k][part], weights[k], out=below[k][part])
+            back_through(above[k][part], weights[k], below[k][part])
 
     def layers_of(worker: int) -> None:
         for k in range(4)[2 * worker : 2 * worker + 2] if halves else range(4):

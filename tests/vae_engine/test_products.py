@@ -1,0 +1,38 @@
+"""Products by either library are the same products, written where they belong."""
+
+import pytest
+import torch
+
+from vae_engine import products
+from vae_engine.products import LEAST_TERMS, affine, back_through
+
+SMALL, LARGE = (3, 5, 7), (250, 200, 210)
+
+
+@pytest.mark.parametrize("shape", [SMALL, LARGE])
+@pytest.mark.parametrize("onednn", [False, products.ONEDNN])
+def test_products_are_those_of_float64(
+    shape: tuple[int, int, int], onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "ONEDNN", onednn)
+    rows, inputs, outputs = shape
+    generator = torch.Generator().manual_seed(0)
+    x, slopes, weight, bias = (
+        torch.randn(size, generator=generator)
+        for size in ((rows, inputs), (rows, outputs), (outputs, inputs), (outputs,))
+    )
+    found, back = torch.full((rows, outputs), torch.nan), torch.full((rows, inputs), torch.nan)
+    affine(bias, x, weight, found)
+    back_through(slopes, weight, back)
+
+    expected = x.double() @ weight.double().t() + bias.double()
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
+    expected = slopes.double() @ weight.double()
+    torch.testing.assert_close(back.double(), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_one_of_the_two_shapes_is_large() -> None:
+    """So that both libraries were asked above."""
+    (a, b, c), (d, e, f) = SMALL, LARGE
+
+    assert a * b * c < LEAST_TERMS <= d * e * f
