@@ -90,6 +90,7 @@ class DeviceStep:
             torch.compile(self._bound, dynamic=False) if compiled else self._bound
         )
         self._buffers: tuple[Tensor, Tensor] | None = None
+        self._places: dict[int, tuple[Tensor, Tensor]] = {}  # in them, of so many rows
         self._graph: torch.cuda.CUDAGraph | None = None
         optimizer.register_load_state_dict_post_hook(self._forget)
 
@@ -114,7 +115,7 @@ class DeviceStep:
         x, noise = self._admit(x, noise)
         for setting, value in ((self.rate, rate), (self.weight, weight), (self.share, share)):
             setting.set(value)
-        if len(x) != self.plan.batch_rows:
+        if x.shape[0] != self.plan.batch_rows:
             self._step(x, noise, self._bound)
         elif not self.capturing:
             self._step(x, noise, self._compiled)
@@ -136,23 +137,26 @@ class DeviceStep:
 
     def batch(self, rows: int) -> tuple[Tensor, Tensor]:
         """The rows that halted the steps, else those of the last one, and their noise."""
-        assert self._buffers is not None
-        x, noise = self._buffers
-        shape = self.plan.samples, rows, self.model.latents
-        return x[:rows], noise[: math.prod(shape)].view(shape)
+        if rows not in self._places:
+            assert self._buffers is not None
+            x, noise = self._buffers
+            shape = self.plan.samples, rows, self.model.latents
+            self._places[rows] = x[:rows], noise[: math.prod(shape)].view(shape)
+        return self._places[rows]
 
     def release(self) -> None:
         """Give the memory back."""
         self._graph = self._buffers = None
+        self._places.clear()
 
     def _admit(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Copy a batch into the buffers, unless they keep one that halted the steps."""
-        if self._buffers is None or len(x) > len(self._buffers[0]):
-            rows = max(len(x), self.plan.batch_rows)
+        if self._buffers is None or x.shape[0] > self._buffers[0].shape[0]:
+            self.release()
+            rows = max(x.shape[0], self.plan.batch_rows)
             cells = self.plan.samples * rows * self.model.latents
             self._buffers = x.new_empty(rows, x.shape[1]), noise.new_empty(cells)
-            self._graph = None
-        places = self.batch(len(x))
+        places = self.batch(x.shape[0])
         for place, given in zip(places, (x, noise), strict=True):
             torch.where(self.halted, place, given, out=place)
         return places
