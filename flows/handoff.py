@@ -133,10 +133,10 @@ def _said(section: BaseModel, other: set[str]) -> dict[str, Any]:
 
 
 def _latents(preprocessor: Preprocessor) -> int:
-    """Half as many latents as entries, within bounds: a choice, not an estimate."""
+    """As many latents as entries, within bounds: those that say nothing cost nothing."""
     if preprocessor.features >= WIDE:
         return IMAGE_LATENTS
-    return min(max(2, -(-preprocessor.features // 2)), MAX_TABLE_LATENTS)
+    return min(max(2, preprocessor.features), MAX_TABLE_LATENTS)
 
 
 def _column(column: EncodedColumn, profile: Profile, chosen: ModelSection) -> Column:
