@@ -6,7 +6,6 @@ which the server checks against its schema and shows as a form. The home is the 
 """
 
 import difflib
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -23,6 +22,7 @@ from prefect.schedules import Cron
 
 from flows.events import TRIGGERS, resource_id
 from flows.runs import STAGES
+from flows.server import ServerError, server_address
 from flows.settings import LOGGERS, NO_PICKLES, POOL, QUIET
 from flows.spec import Spec, SpecError
 
@@ -31,10 +31,6 @@ BESIDE = {"monitor": "flows.jobs.monitor_data", "backfill": "flows.jobs.backfill
 WHOLE = "report"  # the last stage of the pipeline
 GPU_QUEUE = "gpu"  # one run at a time, unless `prefect work-queue` says more
 ARRIVAL_TAG = "latents-on-arrival"  # whose source `latents watch` looks at
-
-
-class ServerError(RuntimeError):
-    """There is no Prefect server to deploy to, or it does not answer."""
 
 
 def deploy(
@@ -100,21 +96,6 @@ def deploy(
         "on": list(on),
         "run": f"PREFECT_API_URL={address} prefect deployment run {name}",
     }
-
-
-def server_address() -> str:
-    """The Prefect server that lasts, not one that a run starts for itself.
-
-    Raises:
-        ServerError: none is named.
-    """
-    address = os.environ.get("PREFECT_API_URL")
-    if not address:
-        raise ServerError(
-            "there is no Prefect server; start one with: latents up\n"
-            "or name yours: export PREFECT_API_URL=http://HOST:PORT/api"
-        )
-    return address
 
 
 def _work(stage: str, version: int | None) -> tuple[str, dict[str, Any]]:

@@ -13,7 +13,7 @@ EXIT_CODES = {
     "flows.settings.HomeError": 2,
     "flows.lookup.NotFoundError": 2,
     "flows.backfill.BackfillError": 2,
-    "flows.deploy.ServerError": 2,
+    "flows.server.ServerError": 2,
     "data.bucket.BucketError": 1,
     "flows.up.StartError": 1,
     "flows.deadline.RunTimeoutError": 1,

@@ -15,12 +15,16 @@ def run_pipeline(spec: Spec, home: Home, *, until: StageName) -> dict[str, Any]:
     has nothing to do would still start Prefect's server.
 
     Raises:
+        flows.server.ServerError: the Prefect server that is named does not answer.
         flows.settings.HomeError: see `check_registry`.
     """
     check_registry(home)
     done = summary.finished(spec, home) if until == "report" else None
     if done is not None:
         return done
+    from flows.server import check_server, outlived
+
+    check_server()
     from flows.pipeline import pipeline
 
-    return pipeline(spec, home.root, until=until)
+    return outlived(lambda: pipeline(spec, home.root, until=until))

@@ -45,11 +45,12 @@ class ProgressBoard(logging.Handler):
         self.dataset = dataset
         self.pinned: dict[str, UUID] = {}
         self.updated: dict[str, float] = {}
+        self.is_lost = False  # each try would hold up the work that it tells of
 
     def emit(self, record: logging.LogRecord) -> None:
         """Pin up one record; the first, the last, and one every few seconds."""
         fields: Mapping[str, Any] | None = getattr(record, "progress", None)
-        if fields is None:
+        if fields is None or self.is_lost:
             return
         stage, share = fields["stage"], 100.0 * fields["done"] / fields["total"]
         if share < 100 and monotonic() - self.updated.get(stage, -1e9) < BETWEEN_UPDATES_S:
@@ -58,7 +59,8 @@ class ProgressBoard(logging.Handler):
         try:
             self._pin(stage, share, str(fields["text"]))
         except UNREACHABLE as error:
-            logger.debug("progress of %s is not shown: %s", stage, error)
+            self.is_lost = True
+            logger.debug("progress of %s and what follows is not shown: %s", stage, error)
 
     def _pin(self, stage: str, share: float, text: str) -> None:
         if stage in self.pinned:

@@ -155,6 +155,7 @@ def prepare_environment(home: Home, *, debug: bool = False) -> None:
         **running_servers(home),
         "PREFECT_HOME": str(home.root / "prefect"),
         "PREFECT_LOGGING_LEVEL": "INFO" if debug else "CRITICAL",  # our errors say it
+        "PREFECT_LOGGING_INTERNAL_LEVEL": "ERROR" if debug else "CRITICAL",
         # A cold start with its migrations took 27 s on a busy two-core machine; the
         # library gives up after 20.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",

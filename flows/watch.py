@@ -16,9 +16,10 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 
 from data.publication import canonical_json, digest_of, replace_file
-from flows.deploy import ARRIVAL_TAG, server_address
+from flows.deploy import ARRIVAL_TAG
 from flows.events import ARRIVED, announce
 from flows.runs import read_record
+from flows.server import server_address
 from flows.settings import Home
 from flows.spec import Spec
 

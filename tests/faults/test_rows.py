@@ -54,7 +54,17 @@ ROWS = {
         "flows.test_registry.test_trained_while_the_registry_is_down_it_is_registered_later",
     ],
     "MLflow sqlite locked": ["faults.test_registry.test_mlflow_sqlite_locked"],
-    "flow killed": ["faults.test_soak.test_soak"],
+    "Prefect server lost": [
+        "faults.test_orchestrator.test_prefect_server_lost_in_the_middle",
+        "faults.test_orchestrator.test_prefect_server_lost_before_the_run",
+        "faults.test_orchestrator.test_prefect_server_that_says_nothing",
+    ],
+    "flow killed": [
+        "faults.test_orchestrator.test_flow_killed_is_told_by_its_silence",
+        "faults.test_soak.test_soak",
+        "flows.test_deployments.test_a_killed_run_is_crashed_and_the_next_one_goes_on",
+        "flows.test_deployments.test_runs_whose_worker_is_gone_are_marked_and_others_are_left",
+    ],
     "worker cancelled (SIGTERM then KILL)": [
         "faults.test_training_killed.test_worker_cancelled_sigterm_then_kill",
         "flows.test_stopping.test_terminated_it_saves_says_so_and_resumes",
@@ -79,9 +89,6 @@ ROWS = {
 }
 NOT_HERE = {
     "power loss, writes lost for real": "dm-log-writes needs a block device and root",
-    "Prefect server lost in the middle": "its client gives up after minutes (206 s measured); "
-    "every stage is a plain function that test_killed kills and repeats without Prefect",
-    "Prefect's automation marks a killed flow": "its heartbeat is minutes: tests/flows starts it",
     "S3: no rename": "homes in object storage have tests of their own, in tests/data",
     "store lacks conditional put": "the same",
 }
