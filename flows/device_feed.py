@@ -59,7 +59,7 @@ class _Gpu:
         self.outward.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self.outward):
             here = tuple(
-                torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(
+                torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(
                     tensor, non_blocking=True
                 )
                 for tensor in there

@@ -119,6 +119,7 @@ def encode_parts(
 @lru_cache(maxsize=1)
 def loaded(folder: str, digest: str, device: str) -> tuple[VAE, Preprocessor]:
     """The model, on a device, and the map to its inputs, verified once in each process."""
+    torch.backends.cudnn.allow_tf32 = False  # convolutions, too, as precise as on a CPU
     model = load_model(Path(folder), digest=digest).to(device)
     said = (Path(folder) / "preprocessor.json").read_text("utf-8")
     return model, Preprocessor.from_json(said)

@@ -9,6 +9,7 @@ Other files may be put beside them before `seal` writes the sums. The digest of 
 sha256 of SHA256SUMS: who knows it, knows every byte.
 """
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -38,16 +39,17 @@ class ArtifactError(ValueError):
 def save_model(folder: Path, model: VAE, golden_x: Shaped[Tensor, "rows features"]) -> str:
     """Write the model and seal the folder; return the digest.
 
-    `golden_x` is a few rows whose features are stored too, to be replayed at every load. To add
-    files of your own, write them into the folder first, or call `seal` again afterwards.
+    `golden_x` is a few rows whose features, as a CPU computes them, are stored too, to be replayed
+    at every load. To add files of your own, write them into the folder first, or call `seal` again
+    afterwards.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     write_durably(folder / "model.safetensors", safetensors.save(weights))
     config = {"format": FORMAT, "format_version": VERSION, "model": model.config.to_mapping()}
     write_durably(folder / "config.json", _json(config))
-    there = golden_x.to(model.head.weight.device)
-    mean, stddev = encode(model, there, batch_rows=GOLDEN_BATCH_ROWS)
+    on_host = copy.deepcopy(model).cpu()
+    mean, stddev = encode(on_host, golden_x.cpu(), batch_rows=GOLDEN_BATCH_ROWS)
     golden = {
         "dtype": str(golden_x.dtype).removeprefix("torch."),
         "x": [

@@ -100,6 +100,7 @@ def test_a_step_that_is_not_finite_changes_nothing_nor_do_those_after_it() -> No
     x = sampled(table(), 160)
     batches = [Batch(rows) for rows in x.clone().split(16)]
     batches[4].x[3, 7] = torch.inf
+    batches.insert(5, Batch(x[:2]))  # as few rows as come before the one to blame
     state, other = (begun(average_decay=0.9) for _ in range(2))
 
     with pytest.raises(DivergedError) as caught:
@@ -154,6 +155,7 @@ def test_a_checkpoint_takes_note_of_all_steps_before_it(tmp_path: Path) -> None:
     assert len(first.watch.recent) == 3  # of seven steps, four of them in the warm-up
 
     reports(resumed, x)
+    train_step(resumed, Batch(x[:16]))  # which nobody will ask about
     resumed.take(begun(average_decay=0.9, warmup_steps=5))
     checkpoint.load_latest(tmp_path, resumed)
     reports(resumed, x)
