@@ -43,7 +43,8 @@ WIDE = 200  # entries of x from which the larger network pays, and latents come 
 IMAGE_LATENTS, MAX_TABLE_LATENTS = 20, 16
 TRAINING_ROWS_SEEN = 1_500_000  # rows times epochs: what the default budget spends
 MIN_EPOCHS, MAX_EPOCHS = 10, 400
-PATIENCE = 50  # validations: the last of a falling rate brings what the first could not
+PATIENCE = 10  # validations
+TABLE_PATIENCE = 50  # the end of a falling rate brings a table what its beginning could not
 WARMUP = 0.1  # share of the steps over which the KL of a table gets its weight
 PACE = {
     "learning_rate": 3e-3,
@@ -193,18 +194,18 @@ def training_plan(spec: Spec, *, rows: int, features: int) -> TrainingPlan:
     Raises:
         ConfigError: a setting is unknown or does not fit the others.
     """
-    chosen = spec.training
+    chosen, wide = spec.training, features >= WIDE
     epochs = min(max(round(TRAINING_ROWS_SEEN / rows), MIN_EPOCHS), MAX_EPOCHS)
     paced = {"optimizer", *PACE} & _said(chosen, set()).keys()
     settings = {
         **({} if paced else PACE),
         "epochs": None if chosen.steps else epochs,
         "batch_rows": min(128, max(16, rows // 20)),
-        "patience": PATIENCE,
+        "patience": PATIENCE if wide else TABLE_PATIENCE,
         **_said(chosen, {"device", "rows", "memory_bytes"}),
     }
     plan = TrainingPlan(device=_device(chosen.device), **settings)
-    settled = paced or features >= WIDE or chosen.warmup_steps is not None
+    settled = paced or wide or chosen.warmup_steps is not None
     if settled or plan.objective != "elbo":
         return plan
     return replace(plan, warmup_steps=round(WARMUP * plan.total_steps(rows)))

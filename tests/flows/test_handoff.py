@@ -52,13 +52,14 @@ def test_rate_and_schedule_are_chosen_together_or_not_at_all(
         ({"objective": "iwae"}, 10, 0.0),
     ],
 )
-def test_the_kl_of_a_table_is_warmed_up(
+def test_a_table_is_warmed_up_and_given_time(
     said: dict[str, Any], features: int, share: float
 ) -> None:
     """Unless the spec says how, paces the training itself, or has another bound."""
     plan = training_plan(spec(said), rows=10_000, features=features)
 
     assert plan.warmup_steps == round(share * plan.total_steps(10_000))
+    assert plan.patience == (10 if features > 200 else 50)
 
 
 def circles(rows: int, seed: int) -> Tensor:
