@@ -52,7 +52,8 @@ def _evaluate(spec: Spec, folder: RunFolder) -> dict[str, Any]:
     settings = spec.evaluation
     sample = test.first(settings.rows)
 
-    there = copy.deepcopy(model).to(spec.execution.device)
+    device = handoff.device(spec.execution.device, "execution.device")
+    there = copy.deepcopy(model).to(device)
     report = evaluate(there, test.batches(), samples=ELBO_SAMPLES, seed=settings.seed)
     if not math.isfinite(report.elbo.mean):
         raise DivergedError(
@@ -60,7 +61,7 @@ def _evaluate(spec: Spec, folder: RunFolder) -> dict[str, Any]:
             f"{report.elbo.impossible:,} of them impossible: such a model is not registered. "
             f"Train it again with a lower learning rate, or look for cells far from all others"
         )
-    marginal_per_row, marginal = log_marginal(settings, there, sample.on(spec.execution.device))
+    marginal_per_row, marginal = log_marginal(settings, there, sample.on(device))
     independent = independent_columns(
         model.config, train.batch, sample.batch, seed=settings.seed
     )
@@ -116,7 +117,7 @@ def log_marginal_of(spec: Spec, folder: RunFolder, artifact: Path, rows: int) ->
     snapshot = open_snapshot(folder.snapshot)
     preprocessor = Preprocessor.from_json((artifact / "preprocessor.json").read_text("utf-8"))
     sample = handoff.load_rows(snapshot, preprocessor, "test", limit=rows)
-    device = spec.execution.device
+    device = handoff.device(spec.execution.device, "execution.device")
     model = load_model(artifact).to(device)
     return list(log_marginal(spec.evaluation, model, sample.on(device))[0].tolist())
 

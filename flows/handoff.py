@@ -18,7 +18,7 @@ from data.preprocessing import Preprocessor
 from data.profile import Profile
 from data.snapshot import Snapshot
 from data.splits import hash_keys
-from flows.spec import ModelSection, Spec
+from flows.spec import ModelSection, Spec, SpecError
 from vae_engine.config import Column, ModelConfig, TrainingPlan
 from vae_engine.statistics import Statistics
 
@@ -204,14 +204,25 @@ def training_plan(spec: Spec, *, rows: int, features: int) -> TrainingPlan:
         "patience": PATIENCE if wide else TABLE_PATIENCE,
         **_said(chosen, {"device", "rows", "memory_bytes"}),
     }
-    plan = TrainingPlan(device=_device(chosen.device), **settings)
+    plan = TrainingPlan(device=device(chosen.device, "training.device"), **settings)
     settled = paced or wide or chosen.warmup_steps is not None
     if settled or plan.objective != "elbo":
         return plan
     return replace(plan, warmup_steps=round(WARMUP * plan.total_steps(rows)))
 
 
-def _device(wanted: str) -> str:
+def device(wanted: str, setting: str) -> str:
+    """The device that a setting names; `auto` is a GPU where there is one.
+
+    Raises:
+        SpecError: it is a GPU that is not here.
+    """
+    there = torch.cuda.device_count()
     if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if there else "cpu"
+    if wanted.startswith("cuda") and (torch.device(wanted).index or 0) >= there:
+        raise SpecError(
+            f"{setting} is {wanted!r}, and PyTorch sees {there or 'no'} GPUs here: choose a machine "
+            f"that has one, or set it to 'cpu'"
+        )
     return wanted

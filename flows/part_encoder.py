@@ -17,6 +17,7 @@ from data.features import FORMAT, VERSION
 from data.preprocessing import Preprocessor
 from data.publication import PartRecord, Staging, canonical_json, digest_of, read_manifest
 from data.snapshot import Snapshot
+from flows import handoff
 from flows.row_encoder import EncodedPart, RowEncoder
 from flows.settings import Home
 from flows.spec import EncodingSection
@@ -120,7 +121,8 @@ def encode_parts(
 def loaded(folder: str, digest: str, device: str) -> tuple[VAE, Preprocessor]:
     """The model, on a device, and the map to its inputs, verified once in each process."""
     torch.backends.cudnn.allow_tf32 = False  # convolutions, too, as precise as on a CPU
-    model = load_model(Path(folder), digest=digest).to(device)
+    there = handoff.device(device, "execution.device")
+    model = load_model(Path(folder), digest=digest).to(there)
     said = (Path(folder) / "preprocessor.json").read_text("utf-8")
     return model, Preprocessor.from_json(said)
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from data.encoding import EncodedColumn
-from flows.handoff import likelihood_of, training_plan
-from flows.spec import Spec
+from flows.handoff import device, likelihood_of, training_plan
+from flows.spec import Spec, SpecError
 from vae_engine.config import Column, ModelConfig, TrainingPlan
 from vae_engine.evaluation import evaluate
 from vae_engine.statistics import Statistics
@@ -109,3 +109,16 @@ def test_a_column_has_the_likelihood_of_its_kind(
     column = EncodedColumn(name="a", kind=kind, dtype="int64", start=0, width=width)
 
     assert likelihood_of(column) == likelihood
+
+
+def test_a_gpu_that_is_not_here_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert device("auto", "training.device") == "cpu"
+    with pytest.raises(SpecError, match=r"execution\.device is 'cuda', and PyTorch sees no GPUs"):
+        device("cuda", "execution.device")
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert device("auto", "training.device") == "cuda"
+    assert device("cuda:1", "training.device") == "cuda:1"
+    with pytest.raises(SpecError, match="is 'cuda:2', and PyTorch sees 2 GPUs"):
+        device("cuda:2", "training.device")

@@ -172,9 +172,7 @@ def test_shards_that_compute_on_a_gpu_have_it_to_themselves_and_keep_their_proce
         with engine(ExecutionSection(engine="ray"), "test", device=device) as engaged:
             return list(engaged(work, range(6)))
 
-    with pytest.raises(
-        SpecError, match="is a GPU, and Ray's cluster has none"
-    ):
+    with pytest.raises(SpecError, match="is a GPU, and Ray's cluster has none"):
         mapped("cuda")
     node = cluster.add_node(num_cpus=2, num_gpus=1, object_store_memory=100 << 20)
     on_gpu, on_cpu = mapped("cuda"), mapped("cpu")
