@@ -114,7 +114,9 @@ def test_a_column_has_the_likelihood_of_its_kind(
 def test_a_gpu_that_is_not_here_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     assert device("auto", "training.device") == "cpu"
-    with pytest.raises(SpecError, match=r"execution\.device is 'cuda', and PyTorch sees no GPUs"):
+    with pytest.raises(
+        SpecError, match=r"execution\.device is 'cuda', and PyTorch sees no GPUs"
+    ):
         device("cuda", "execution.device")
 
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
