@@ -54,6 +54,7 @@ permissions
 Prefect results
 servers exposed
 dependency CVEs
+hash seed
 """.strip().splitlines()
 
 
