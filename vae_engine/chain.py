@@ -100,7 +100,7 @@ class Chain:
     def of(cls, modules: Sequence[nn.Module], rows: int) -> "Chain":
         """Make room for `rows` rows through linear modules with activations between."""
         layers = [Layer.of(module) for module in modules if isinstance(module, nn.Linear)]
-        kinds = {type(module) for module in modules} - {nn.Linear}
+        kinds = {type(module) for module in modules if not isinstance(module, nn.Linear)}
         activation = ACTIVATIONS[kinds.pop()] if kinds else None
         return cls(layers, activation, _room(layers, rows))
 

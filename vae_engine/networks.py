@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from vae_engine.products import applied
+
 
 class Tanh(nn.Module):
     """tanh; where no gradient is wanted, 2 sigmoid(2 x) - 1: a fourth of the time, within 2e-7."""
@@ -49,9 +51,17 @@ class Initial:
             nn.init.normal_(weight, std=self.stddev, generator=self.generator)
 
 
+class Affine(nn.Linear):
+    """An affine map: where no gradient is wanted, on a CPU, by the faster of two libraries."""
+
+    def forward(self, x: Float[Tensor, "*a inputs"]) -> Float[Tensor, "*a outputs"]:
+        """Return x W^T + b."""
+        return applied(x, self.weight, self.bias)
+
+
 def linear(inputs: int, outputs: int, initial: Initial) -> nn.Linear:
     """Return an affine map with drawn weights and no bias yet."""
-    layer = nn.Linear(inputs, outputs, device="meta")
+    layer = Affine(inputs, outputs, device="meta")
     _begin(layer, initial)
     return layer
 

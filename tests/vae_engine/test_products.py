@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vae_engine import products
-from vae_engine.products import LEAST_TERMS, affine, back_through
+from vae_engine.products import LEAST_TERMS, affine, applied, back_through
 
 SMALL, LARGE = (3, 5, 7), (250, 200, 210)
 
@@ -27,8 +27,22 @@ def test_products_are_those_of_float64(
 
     expected = x.double() @ weight.double().t() + bias.double()
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
+    with torch.no_grad():
+        assert torch.equal(applied(x, weight, bias), found)
+        assert torch.equal(applied(x.view(-1, 1, inputs), weight, bias)[:, 0], found)
     expected = slopes.double() @ weight.double()
     torch.testing.assert_close(back.double(), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_gradients_and_other_precisions_are_left_to_pytorch() -> None:
+    rows, inputs, outputs = LARGE
+    x, weight = torch.ones(rows, inputs), torch.ones(outputs, inputs, requires_grad=True)
+    applied(x, weight, None).sum().backward()
+    with torch.no_grad():
+        double = applied(x.double(), weight.double(), None)
+
+    assert torch.equal(weight.grad, torch.full_like(weight, rows))  # type: ignore[arg-type]
+    assert double.dtype == torch.float64
 
 
 def test_one_of_the_two_shapes_is_large() -> None:
