@@ -1,9 +1,54 @@
-"""Every row of RELIABILITY's table 2a, with the tests that try it, or why none does here."""
+"""Every promise of RELIABILITY and every row of its tables 2a and 2c, with the tests that try it.
+
+Or why none does here. Tables 2b and 2d are in `test_data_rows` and `test_doors_text`.
+"""
 
 import importlib
 
 import pytest
 
+PROMISES = {
+    "I1 readers": ["faults.test_promises.test_i1_a_reader_never_sees_half_a_publication"],
+    "I2 killed": ["faults.test_promises.test_i2_killed_and_run_again_publishes_the_same_bytes"],
+    "I3 training": [
+        "faults.test_promises.test_i3_a_training_is_a_function_of_its_settings",
+        "faults.test_training_killed.test_kill_9_between_two_steps",
+    ],
+    "I4 once": ["faults.test_promises.test_i4_the_same_job_twice_publishes_once"],
+    "I5 files": ["faults.test_promises.test_i5_published_files_never_change"],
+    "I6 rows": [
+        "faults.test_promises.test_i6_each_row_once_in_its_order_or_nothing",
+        "faults.test_silence.test_counts_of_a_publication_add_up_to_the_rows_that_went_in",
+    ],
+    "I7 values": [
+        "faults.test_promises.test_i7_no_infinity_enters_and_none_leaves",
+        "faults.test_silence.test_every_cell_that_changed_is_in_one_count",
+    ],
+    "I8 models": ["faults.test_promises.test_i8_a_changed_byte_is_refused_before_it_is_parsed"],
+    "I9 names": ["faults.test_promises.test_i9_no_name_leaves_its_root"],
+    "I10 secrets": ["faults.test_promises.test_i10_no_secret_in_an_error"],
+}
+TRAINING = {
+    "NaN/Inf loss or gradient": [
+        "vae_engine.test_training.test_a_number_that_is_not_finite_stops_before_the_step_and_says_where"
+    ],
+    "exploding loss": [
+        "faults.test_silence.test_what_diverges_is_not_registered",
+        "flows.test_rewind.test_a_training_that_explodes_goes_on_at_a_tenth_of_its_rate",
+        "flows.test_rewind.test_a_second_explosion_ends_it",
+    ],
+    "posterior collapse": [
+        "faults.test_silence.test_a_collapsed_posterior_is_registered_and_not_published"
+    ],
+    "decoder variance -> 0": [
+        "vae_engine.test_likelihoods.test_a_constant_column_does_not_make_the_density_grow_without_limit"
+    ],
+    "marginal likelihood estimate": [
+        "vae_engine.test_marginal.test_the_estimate_rises_to_the_marginal"
+    ],
+    "GPU OOM": ["vae_engine.test_memory.test_a_step_in_parts_is_the_step_of_the_whole_batch"],
+    "inf in metrics": ["faults.test_silence.test_no_metric_is_infinite"],
+}
 ROWS = {
     "kill -9 in ingest": ["faults.test_killed.test_kill_9_in_ingest"],
     "kill -9 in train": [
@@ -81,6 +126,14 @@ ROWS = {
         "faults.test_stores.test_neither_hard_links_nor_exclusive_rename",
     ],
     "gc while reading": ["faults.test_stores.test_gc_while_reading"],
+    "S3: no rename": [
+        "faults.test_object_store.test_s3_no_rename",
+        "faults.test_object_store.test_two_machines_publish_once",
+        "faults.test_object_store.test_kill_9_in_train_on_another_machine",
+    ],
+    "store lacks conditional put": [
+        "faults.test_object_store.test_store_lacks_conditional_put"
+    ],
     "old reader, new writer": [
         "faults.test_stores.test_newer_files_are_refused",
         "faults.test_stores.test_a_field_that_we_do_not_know_is_passed_over",
@@ -89,14 +142,13 @@ ROWS = {
 }
 NOT_HERE = {
     "power loss, writes lost for real": "dm-log-writes needs a block device and root",
-    "S3: no rename": "homes in object storage have tests of their own, in tests/data",
-    "store lacks conditional put": "the same",
 }
+TRIED = PROMISES | ROWS | TRAINING
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", TRIED)
 def test_the_row_is_tried(row: str) -> None:
-    for name in ROWS[row]:
+    for name in TRIED[row]:
         module, _, test = name.rpartition(".")
         if test.startswith("test_") and module.rpartition(".")[2].startswith("test_"):
             assert callable(getattr(importlib.import_module(f"tests.{module}"), test))

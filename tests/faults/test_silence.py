@@ -26,6 +26,7 @@ from flows.evaluate import evaluate_model
 from flows.exits import exit_code
 from flows.gate import GateError
 from flows.ingest import ingest_dataset
+from flows.measurements import metrics
 from flows.register import register_model
 from flows.runs import RunFolder, read_metrics, read_record
 from flows.settings import Home
@@ -200,6 +201,24 @@ def test_totals_count_what_they_leave_out_of_the_mean() -> None:
     assert math.isnan(Total.of(torch.tensor([math.nan, 1.0])).mean)
 
 
+def test_no_metric_is_infinite() -> None:
+    """RELIABILITY 2c, inf in metrics: MLflow would keep 1.8e308 for it."""
+    record = {
+        "elbo": {"nats": -3.0, "stderr": math.nan},
+        "log_marginal": {"nats": -math.inf, "stderr": 0.1, "impossible_rows": 2},
+        "active_units": 2,
+        "untrusted_fraction": 0.0,
+        "probe": [],
+    }
+
+    kept = metrics(record)
+
+    assert kept["test/elbo_nats"] == -3
+    assert kept["test/impossible_rows"] == 2
+    assert "test/log_marginal_nats" not in kept
+    assert all(map(math.isfinite, kept.values()))
+
+
 def test_what_diverges_is_not_registered(tmp_path: Path, cases: Cases) -> None:
     """RELIABILITY 2c, exploding loss: exit code 4, no record, no model, no publication."""
     cases("2c exploding loss")
@@ -211,9 +230,9 @@ def test_what_diverges_is_not_registered(tmp_path: Path, cases: Cases) -> None:
     assert exit_code(caught.value) == 4
     assert not list(home.runs.glob("*/trained.json"))
     assert not list(home.runs.glob("*/model"))
-    for metrics in home.runs.glob("*/metrics.jsonl"):
+    for logged in home.runs.glob("*/metrics.jsonl"):
         assert all(
-            math.isfinite(value) for row in read_metrics(metrics) for value in row.values()
+            math.isfinite(value) for row in read_metrics(logged) for value in row.values()
         )
 
 
