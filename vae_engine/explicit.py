@@ -177,6 +177,8 @@ class ExplicitGradient:
         """Move the weights against the gradient times `factor`."""
 
         def moves(worker: int) -> None:
+            if not self.gradients[worker]:  # there are more workers than layers
+                return
             if factor != 1:
                 torch._foreach_mul_(self.gradients[worker], factor)
             self.updates[worker](rate)

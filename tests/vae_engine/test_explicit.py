@@ -92,6 +92,23 @@ def test_the_number_of_workers_changes_no_bit(config: ModelConfig) -> None:
     assert all(torch.equal(one, other) for one, other in zip(alone, three, strict=True))
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
+def test_workers_may_be_more_than_layers(optimizer: str) -> None:
+    """Four shares of rows, and two layers: two of the workers have none to move."""
+    settings = {"batch_rows": ROWS, "optimizer": optimizer, "clip_norm": 0.1}
+    config = pictures(hidden=())
+    one, four = (new_state(config, plan(**settings), workers=k) for k in (1, 4))
+    assert four.explicit is not None
+    assert four.explicit.workers.count > len(four.explicit.tasks)
+    x = sampled(config, ROWS)
+    for state in (one, four):
+        for _ in range(3):
+            train_step(state, Batch(x))
+
+    for a, b in zip(one.model.parameters(), four.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize("room", [10, ROWS])
 def test_a_short_last_batch_has_its_own_gradient(room: int) -> None:
     """What the batch before it left in the buffers is no part of it, and buffers grow."""
