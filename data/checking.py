@@ -218,14 +218,14 @@ class Checker:
             self._keys.add(hash_keys(cells.drop_null()), self.first_row + self.rows + valid)
             return
         gaps = null_entries(cells)
-        if column.nulls == "allow":
+        if column.kind == "split":
+            self._note(column.name, "null_split", pc.is_null(cells), names)
+        elif column.nulls == "allow":
             self._nulls[column.name] += cells.null_count
             self._treated.update({f"{column.name}.null_entries": int(gaps.sum())})
         elif column.is_encoded:
             missing = cells.is_null().to_numpy(zero_copy_only=False) | (gaps > 0)
             self._note(column.name, "null", missing, names)
-        elif cells.null_count and column.kind == "split":
-            self._note(column.name, "null_split", pc.is_null(cells), names)
         if column.categories is not None and not column.other:
             known = pc.is_in(cells, value_set=pa.array(column.categories, cells.type))
             unknown = pc.and_(pc.invert(known), pc.is_valid(cells))

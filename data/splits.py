@@ -70,7 +70,7 @@ def split_as_said(
     """
     roles = {role_of(category) for category in categories}
     values = pa.chunked_array([said]) if isinstance(said, pa.Array) else said
-    coded = values.combine_chunks().dictionary_encode()
+    coded = values.combine_chunks().dictionary_encode(null_encoding="encode")  # it has a place
     splits = np.array([role_of(value) for value in coded.dictionary.to_pylist()], "<U5")
     splits = splits[coded.indices.to_numpy()]
     rest = split_of(

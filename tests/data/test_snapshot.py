@@ -437,6 +437,16 @@ def test_a_column_cannot_split_by_other_words(said: list[str], tmp_path: Path) -
         ingest(table, name="p", root=tmp_path, overrides={"fold": {"kind": "split"}})
 
 
+def test_the_first_source_must_say_of_every_row_what_it_is_for(tmp_path: Path) -> None:
+    table = people().append_column("fold", pa.array([None, *["train", "test"] * 499, "test"]))
+
+    with pytest.raises(ContractError) as refused:
+        ingest(table, name="p", root=tmp_path, overrides={"fold": {"kind": "split"}})
+
+    codes = [(breach.code, breach.count) for breach in refused.value.breaches]
+    assert codes == [("null_split", 1)]
+
+
 def test_a_later_source_must_say_of_every_row_what_it_is_for(tmp_path: Path) -> None:
     table = people().append_column("split", pa.array(["train", "test"] * 500))
     ingest(table, name="people", root=tmp_path)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.splits import hash_keys, split_as_said, split_of
+from data.splits import SPLITS, hash_keys, split_as_said, split_of
 
 fractions = st.floats(0.0, 0.3)
 
@@ -92,3 +92,15 @@ def test_what_a_column_does_not_name_is_taken_from_its_train_rows() -> None:
 
 
 GOLDEN = ["0x186da64456263a46", "0xc1999a454057bfd0", "0x2c0f9672c5e19882"]
+
+
+def test_a_row_that_does_not_say_is_in_no_split() -> None:
+    """Its check refuses it, and says so; until then it is held apart."""
+    said = pa.array(["train", None, "test"])
+    found = split_as_said(
+        said, np.zeros(3, np.uint64), categories=("train", "test"), valid=0.0, test=0.0
+    )
+
+    assert found[0] == "train"
+    assert found[1] not in SPLITS
+    assert found[2] == "test"
