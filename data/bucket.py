@@ -4,9 +4,10 @@ An object store has no rename, but an object appears whole or not at all, and a 
 condition: that nothing is there (`If-None-Match: *`), or that there still is what was read
 (`If-Match`). That is all that publishing needs.
 
-Reading goes through Arrow; writing through boto3, which the extra `s3` installs. Credentials,
-region and endpoint come from the environment as in every AWS tool (`AWS_ACCESS_KEY_ID`,
-`AWS_PROFILE`, `AWS_REGION`, `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`), never from the address.
+A home is read through Arrow and written through boto3, which the extra `s3` installs; sources are
+read through boto3 (`data.objects`). Credentials, region and endpoint come from the environment as
+in every AWS tool (`AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, `AWS_REGION`, `AWS_ENDPOINT_URL_S3`,
+`AWS_ENDPOINT_URL`), never from the address.
 """
 
 import fnmatch
@@ -253,17 +254,20 @@ def arrow_store() -> pyarrow.fs.FileSystem:
     return _arrow_store(endpoint(), _region())
 
 
-def boto_client() -> Any:
+def boto_client(*, public: bool = False) -> Any:
     """The client of boto3 for the store that the environment names.
+
+    Args:
+        public: where there are no credentials, ask as anyone may ask a public bucket.
 
     Raises:
         BucketError: boto3 is not installed.
     """
     try:
-        return _boto_client(endpoint(), _region())
+        return _boto_client(endpoint(), _region(), public=public)
     except ImportError:
         raise BucketError(
-            "writing to s3:// needs the extra s3: pip install 'latent-features[s3]'"
+            "s3:// needs the extra s3: pip install 'latent-features[s3]'"
         ) from None
 
 
@@ -277,14 +281,15 @@ def _arrow_store(endpoint: str | None, region: str | None) -> pyarrow.fs.FileSys
 
 
 @lru_cache
-def _boto_client(endpoint: str | None, region: str | None) -> Any:
+def _boto_client(endpoint: str | None, region: str | None, *, public: bool) -> Any:
     import boto3
+    from botocore import UNSIGNED
     from botocore.config import Config
 
-    retries = {"mode": "standard", "max_attempts": ATTEMPTS}
-    return boto3.client(
-        "s3", endpoint_url=endpoint, region_name=region, config=Config(retries=retries)
-    )
+    config = Config(retries={"mode": "standard", "max_attempts": ATTEMPTS})
+    if public and boto3.Session().get_credentials() is None:
+        config = config.merge(Config(signature_version=UNSIGNED))
+    return boto3.client("s3", endpoint_url=endpoint, region_name=region, config=config)
 
 
 def endpoint() -> str | None:

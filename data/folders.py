@@ -1,31 +1,34 @@
 """Many files as one table: a folder, a glob, a Hive-partitioned tree.
 
-Files are read in the order of their paths; names that begin with "." or "_" are left out, and
-so are files of formats we do not read. What stands in a path as "name=value" is a column of
-text: a reader that turned "007" into a number could not turn it back. All files must have the
-same columns. One that lacks a column is an error that names it; it is never filled with nulls.
+What their names say is in `data.layout`. All files must have the same columns. One that lacks a
+column is an error that names it; it is never filled with nulls.
 """
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from pathlib import Path, PurePosixPath
-from urllib.parse import unquote
+from pathlib import Path
 
 import pyarrow as pa
 
 from data.arrays import labels_beside
 from data.contract import CsvDialect
 from data.delimited import found_dialect
-from data.files import KNOWN, TEXT, file_reader, suffix_of
+from data.files import TEXT, file_reader
 from data.formats import Opened, Reader, Reading, SourceError
-from data.pictures import SUFFIXES as PICTURES
+from data.layout import (
+    IS_PICTURES,
+    Partition,
+    format_of,
+    is_hidden,
+    kind_of,
+    partitions,
+    with_partition,
+)
 from data.pictures import pictures_reader
 
 UNTYPED = (*TEXT, ".jsonl", ".ndjson")
-NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
 def folder_readers(where: str, reading: Reading) -> tuple[Reader, ...]:
@@ -38,25 +41,15 @@ def folder_readers(where: str, reading: Reading) -> tuple[Reader, ...]:
     pattern = Path(where).relative_to(root).as_posix()
     found = root.rglob("*") if pattern == "." else root.glob(pattern)
     paths = sorted((p for p in found if _is_wanted(p, root)), key=lambda path: path.parts)
-    pictures = [path for path in paths if path.suffix.lower() in PICTURES]
-    tables = [path for path in paths if suffix_of(path) is not None]
-    if not tables and not pictures:
-        known = ", ".join(sorted((*KNOWN, *PICTURES)))
-        raise SourceError(f"{where} holds no file of a known format; known suffixes: {known}")
-    formats = Counter(suffix_of(path) or "pictures" for path in tables + pictures)
-    if len(formats) > 1:
-        counts = ", ".join(f"{count} {name}" for name, count in sorted(formats.items()))
-        raise SourceError(
-            f"{where} holds files of several formats ({counts}); name those of one"
-        )
-    if pictures:
-        return (pictures_reader(root, pictures),)
-    labels = {labels_beside(path) for path in tables}
-    files = [_file(path, root) for path in tables if path not in labels]
-    _refuse_other_partitions(files)
-    if suffix_of(files[0].path) in UNTYPED:
-        return _Untyped(files, reading).readers()
-    return tuple(_reader(file, partial(_open, file, reading)) for file in files)
+    kind = format_of(where, map(str, paths))
+    files = [path for path in paths if kind_of(path.name) is not None]
+    if kind == IS_PICTURES:
+        return (pictures_reader(root, files),)
+    labels = {labels_beside(path) for path in files}
+    tables = _files([path for path in files if path not in labels], root)
+    if kind in UNTYPED:
+        return _Untyped(tables, reading).readers()
+    return tuple(_reader(file, partial(_open, file, reading)) for file in tables)
 
 
 def is_many(where: str) -> bool:
@@ -69,7 +62,7 @@ def is_many(where: str) -> bool:
 class _File:
     path: Path
     name: str
-    partition: dict[str, str | None]
+    partition: Partition
 
 
 class _Untyped:
@@ -161,53 +154,17 @@ def _common_dialect(files: list[_File]) -> CsvDialect:
 
 
 def _reader(file: _File, opener: Callable[[], Opened]) -> Reader:
-    """The reader of a file, with what its path says as columns behind the others."""
     plain = file_reader(file.path, Reading(), name=file.name)
-
-    def open_partitioned() -> Opened:
-        opened = opener()
-        twice = sorted(set(opened.schema.names) & file.partition.keys())
-        if twice:
-            raise SourceError(
-                f"{file.name} has {twice} as columns and in its path; rename one of them"
-            )
-        if not file.partition:
-            return opened
-        fields = [pa.field(name, pa.string()) for name in file.partition]
-        schema = pa.schema([*opened.schema, *fields], metadata=opened.schema.metadata)
-
-        def read() -> Iterator[pa.RecordBatch]:
-            for batch in opened.read():
-                constants = [
-                    pa.repeat(pa.scalar(value, pa.string()), len(batch))
-                    for value in file.partition.values()
-                ]
-                yield pa.record_batch([*batch.columns, *constants], schema=schema)
-
-        return Opened(schema, read, opened.csv)
-
-    return replace(plain, open=open_partitioned)
+    return with_partition(replace(plain, open=opener), file.partition)
 
 
 def _open(file: _File, reading: Reading) -> Opened:
     return file_reader(file.path, reading, name=file.name).opened
 
 
-def _file(path: Path, root: Path) -> _File:
-    name = path.relative_to(root).as_posix()
-    pairs = [part.partition("=") for part in PurePosixPath(name).parts[:-1]]
-    values = {unquote(key): unquote(value) for key, mark, value in pairs if mark}
-    return _File(path, name, {k: None if v == NULL else v for k, v in values.items()})
-
-
-def _refuse_other_partitions(files: list[_File]) -> None:
-    first = files[0]
-    for file in files:
-        if [*file.partition] != [*first.partition]:
-            raise SourceError(
-                f"{file.name} is partitioned by {[*file.partition]}, {first.name} by "
-                f"{[*first.partition]}; arrange all files alike"
-            )
+def _files(paths: list[Path], root: Path) -> list[_File]:
+    names = [path.relative_to(root).as_posix() for path in paths]
+    return [_File(*file) for file in zip(paths, names, partitions(names), strict=True)]
 
 
 def _fixed_part(where: str) -> Path:
@@ -218,7 +175,7 @@ def _fixed_part(where: str) -> Path:
 
 
 def _is_wanted(path: Path, root: Path) -> bool:
-    if any(part.startswith((".", "_")) for part in path.relative_to(root).parts):
+    if is_hidden(path.relative_to(root).as_posix()):
         return False
     if not path.resolve().is_relative_to(root.resolve()):
         raise SourceError(

@@ -104,7 +104,7 @@ class Reader:
 
 
 @contextmanager
-def as_source_error(path: Path) -> Iterator[None]:
+def as_source_error(path: Path | str) -> Iterator[None]:
     """Turn a reader's complaint into one that names the file and shows no values."""
     try:
         yield
@@ -139,10 +139,19 @@ def refuse_bomb(path: Path, rows: int, row_bytes: int) -> None:
     Raises:
         SourceError: more than `FREE_BYTES`, and more than `MAX_EXPANSION` times the file.
     """
+    refuse_expansion(path, path.stat().st_size, rows, row_bytes)
+
+
+def refuse_expansion(place: Path | str, size: int, rows: int, row_bytes: int) -> None:
+    """Refuse a bomb wherever it lies.
+
+    Raises:
+        SourceError: as `refuse_bomb` does.
+    """
     expanded = rows * row_bytes
-    if expanded > most_unpacked(path):
+    if expanded > max(FREE_BYTES, MAX_EXPANSION * size):
         raise SourceError(
-            f"{path} has {path.stat().st_size:,} bytes and would unpack to {expanded:,} "
+            f"{place} has {size:,} bytes and would unpack to {expanded:,} "
             f"({rows:,} rows of {row_bytes:,} bytes); if it is not a decompression bomb, "
             f"write it with less compression, or in several files"
         )
@@ -150,17 +159,22 @@ def refuse_bomb(path: Path, rows: int, row_bytes: int) -> None:
 
 def open_parquet(path: Path) -> Opened:
     """Open a Parquet file."""
-    with pq.ParquetFile(path) as file:
+    return parquet_in(path, path, path.stat().st_size)
+
+
+def parquet_in(source: Any, place: Path | str, size: int) -> Opened:
+    """Open a Parquet file by its path, or by a file object that stays open."""
+    with pq.ParquetFile(source) as file:
         schema, groups = file.schema_arrow, file.num_row_groups
         whole = file.metadata
         unpacked = sum(whole.row_group(i).total_byte_size for i in range(groups))
-    refuse_bomb(path, max(whole.num_rows, 1), unpacked // max(whole.num_rows, 1))
-    refuse_bomb(path, whole.num_rows, fixed_row_bytes(schema))
+    refuse_expansion(place, size, max(whole.num_rows, 1), unpacked // max(whole.num_rows, 1))
+    refuse_expansion(place, size, whole.num_rows, fixed_row_bytes(schema))
     rows = min(READ_ROWS, rows_within(schema, READ_BYTES))
 
     def read() -> Iterator[pa.RecordBatch]:
         options = {"page_checksum_verification": True, "buffer_size": STREAM_BYTES}
-        with pq.ParquetFile(path, **options) as file:
+        with pq.ParquetFile(source, **options) as file:
             for group in range(groups):  # all at once, pyarrow 25 keeps what it has read
                 yield from whole_batches(file.iter_batches(batch_size=rows, row_groups=[group]))
 
@@ -191,8 +205,12 @@ def open_arrow(path: Path) -> Opened:
             yield from arrow_batches(source)
 
     with pa.memory_map(str(path)) as source:
-        schema = _arrow_reader(source).schema
-    return Opened(schema, read)
+        return Opened(arrow_schema(source), read)
+
+
+def arrow_schema(source: Any) -> pa.Schema:
+    """The columns of an open Arrow file or stream."""
+    return _arrow_reader(source).schema
 
 
 def arrow_batches(source: Any) -> Iterator[pa.RecordBatch]:

@@ -24,7 +24,8 @@ from data.files import file_reader
 from data.folders import folder_readers, is_many
 from data.formats import Opened, Reader, Reading, SourceError
 from data.publication import digest_of
-from data.remote import Fetched, remote
+from data.remote import Remote, remote
+from data.streamed import streamed_readers
 
 BATCH_ROWS = 131_072
 BATCH_BYTES = 128 << 20
@@ -115,8 +116,8 @@ def open_source(
     if query is not None:
         raise SpecError(f"{where} is no database; a query needs one, as in sqlite:///file.db")
     if where.startswith(("s3://", "https://", "http://")):
-        fetched = remote(where)
-        return Source(fetched.where, lambda: _fetched_readers(fetched, reading), fetched.digest)
+        found = remote(where)
+        return Source(found.where, lambda: _remote_readers(found, reading), found.digest)
     if "://" in where and not where.startswith("file://"):
         raise SourceError(
             f"{where.partition('://')[0]}:// is no scheme that we read; known: s3, https, "
@@ -136,7 +137,11 @@ def _readers(where: str, reading: Reading) -> tuple[Reader, ...]:
     return (file_reader(path, reading),)
 
 
-def _fetched_readers(fetched: Fetched, reading: Reading) -> tuple[Reader, ...]:
+def _remote_readers(found: Remote, reading: Reading) -> tuple[Reader, ...]:
+    return streamed_readers(found) or _fetched_readers(found, reading)
+
+
+def _fetched_readers(fetched: Remote, reading: Reading) -> tuple[Reader, ...]:
     """The readers of files that were fetched; their errors name the place they came from."""
 
     @contextmanager

@@ -82,6 +82,14 @@ class WorkingCopy:
             yield Path(scratch)
 
 
+def caches() -> Path:
+    """The folder of this machine for what may be removed between two runs."""
+    named = os.environ.get(CACHE_VARIABLE) or Path(
+        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "latents"
+    )
+    return Path(named).expanduser().resolve()
+
+
 def working_copy(address: str) -> Path:
     """The folder that stands for the home at an address; the bucket is not asked yet.
 
@@ -89,11 +97,8 @@ def working_copy(address: str) -> Path:
         ValueError: the address is none.
     """
     home = S3Path.at(address)
-    caches = os.environ.get(CACHE_VARIABLE) or Path(
-        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "latents"
-    )
     identity = digest_of([endpoint(), str(home)])[:12]
-    root = Path(caches).expanduser().resolve() / f"{home.bucket}-{identity}"
+    root = caches() / f"{home.bucket}-{identity}"
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     note = {"format": FORMAT, "format_version": VERSION, "address": str(home)}
     put_once(root / MARKER, canonical_json(note).encode())

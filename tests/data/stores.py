@@ -28,6 +28,7 @@ def object_store(bucket: str, *, conditional: bool = True) -> Iterator[str]:
         patch.setenv("AWS_ENDPOINT_URL", address)
         yield address
         boto_client().close()
+        boto_client(public=True).close()
 
 
 def client_of(address: str) -> Any:

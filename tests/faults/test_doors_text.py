@@ -18,7 +18,7 @@ from data.sources import open_source
 from flows import up
 from flows.settings import NO_PICKLES, QUIET
 from flows.spec import MOST_BYTES, SpecError, load_spec
-from tests.data.test_remote import Site, served
+from tests.data.sites import Site, served
 from tests.faults.conftest import Cases
 
 ROOT = Path(__file__).parents[2]

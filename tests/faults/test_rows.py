@@ -120,7 +120,7 @@ ROWS = {
         "faults.test_registry.test_registry_alias_race",
         "faults.test_twins.test_twins_move_the_pointer_without_losing_a_version",
     ],
-    "interrupted download": ["data.test_remote"],
+    "interrupted download": ["data.test_remote", "data.test_streamed", "data.test_web"],
     "NFS / no hardlinks": [
         "faults.test_stores.test_no_hard_links",
         "faults.test_stores.test_neither_hard_links_nor_exclusive_rename",
