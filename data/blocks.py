@@ -13,7 +13,7 @@ BLOCK_BYTES = 8 << 20
 LEAST_BYTES = 64 << 10  # of a block: a request costs as much as some tens of kilobytes
 HELD_BYTES = 256 << 20
 AHEAD = 4
-REQUESTS = 8  # at a time
+REQUESTS = 16  # at a time
 
 Fetch = Callable[[int, int], bytes]  # from where, how many
 
@@ -33,7 +33,7 @@ class Blocks:
         self._block = max(LEAST_BYTES, min(BLOCK_BYTES, HELD_BYTES // (3 * places)))
         self._ahead = max(1, min(AHEAD, HELD_BYTES // (self._block * places) - 2))
         self._most = max(2 + AHEAD, HELD_BYTES // self._block)
-        self._held: OrderedDict[int, Future[bytes]] = OrderedDict()  # the oldest first
+        self._held: OrderedDict[int, Future[bytes]] = OrderedDict()  # the first goes first
         self._requests = ThreadPoolExecutor(REQUESTS, "blocks")
 
     def pieces(self, start: int, length: int) -> Iterator[memoryview]:
@@ -43,12 +43,15 @@ class Blocks:
             number, offset = divmod(start, self._block)
             for wanted in range(number, number + 1 + self._ahead):
                 self._want(wanted)
-            piece = memoryview(self._held[number].result())[offset : offset + stop - start]
+            block = self._held[number].result()
+            piece = memoryview(block)[offset : offset + stop - start]
             yield piece
             start += len(piece)
+            if offset + len(piece) == len(block):  # who reads in order has left it behind
+                self._held.move_to_end(number, last=False)
 
     def _want(self, number: int) -> None:
-        """Ask for a block, unless it is here or on its way; give up the one not used longest."""
+        """Ask for a block, unless it is here or on its way; let go of the one that is needed least."""
         start = number * self._block
         if number in self._held:
             self._held.move_to_end(number)

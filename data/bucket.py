@@ -32,6 +32,7 @@ BLOCK_BYTES = 8 << 20  # of one request: what is read in order comes in blocks
 NOT_FOUND, CONFLICT, CONDITION_FAILED, NOT_IMPLEMENTED = 404, 409, 412, 501
 CONFLICT_WAITS_S = (0.1, 0.4, 1.6)  # another conditional write of that name is under way
 ATTEMPTS = 5
+CONNECTIONS = 16  # that are kept open
 
 
 class BucketError(RuntimeError):
@@ -286,7 +287,8 @@ def _boto_client(endpoint: str | None, region: str | None, *, public: bool) -> A
     from botocore import UNSIGNED
     from botocore.config import Config
 
-    config = Config(retries={"mode": "standard", "max_attempts": ATTEMPTS})
+    retries = {"mode": "standard", "max_attempts": ATTEMPTS}
+    config = Config(retries=retries, max_pool_connections=CONNECTIONS)
     if public and boto3.Session().get_credentials() is None:
         config = config.merge(Config(signature_version=UNSIGNED))
     return boto3.client("s3", endpoint_url=endpoint, region_name=region, config=config)

@@ -26,7 +26,8 @@ from data.contract import CsvDialect, SpecError
 
 READ_BYTES = 16 << 20
 READ_ROWS = 65_536
-STREAM_BYTES = 1 << 20
+STREAM_BYTES = 1 << 20  # of a column
+STREAMS_BYTES = 128 << 20  # of all columns
 
 FREE_BYTES = 4 << 30  # a table of this size is never taken for a bomb
 MAX_EXPANSION = 1000  # times the size of the file
@@ -173,12 +174,18 @@ def parquet_in(source: Any, place: Path | str, size: int) -> Opened:
     rows = min(READ_ROWS, rows_within(schema, READ_BYTES))
 
     def read() -> Iterator[pa.RecordBatch]:
-        options = {"page_checksum_verification": True, "buffer_size": STREAM_BYTES}
-        with pq.ParquetFile(source, **options) as file:
+        # Not whole row groups at once (`pre_buffer`), which may be as large as the file.
+        ahead = {"pre_buffer": False, "buffer_size": stream_bytes(whole.num_columns)}
+        with pq.ParquetFile(source, page_checksum_verification=True, **ahead) as file:
             for group in range(groups):  # all at once, pyarrow 25 keeps what it has read
                 yield from whole_batches(file.iter_batches(batch_size=rows, row_groups=[group]))
 
     return Opened(schema, read)
+
+
+def stream_bytes(columns: int) -> int:
+    """How much of each column is read at a time."""
+    return max(4096, min(STREAM_BYTES, STREAMS_BYTES // max(1, columns)))
 
 
 def fixed_row_bytes(schema: pa.Schema) -> int:

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import data.formats
+from data.blocks import RangeFile
 from data.files import file_reader
-from data.formats import Reader, Reading, SourceError
+from data.formats import Reader, Reading, SourceError, parquet_in
 
 TABLE = pa.table({"n": [1, 2, None], "x": [0.5, None, 2.5], "s": ["a", "b,c", None]})
 
@@ -90,6 +91,32 @@ def test_a_damaged_page_of_our_own_parquet_is_refused(tmp_path: Path, place: int
     except SourceError:
         return
     assert rows == TABLE.to_pylist()  # the byte means nothing
+
+
+def test_a_row_group_is_not_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be as large as the file, and the file larger than memory."""
+    monkeypatch.setattr(data.formats, "READ_ROWS", 1000)
+    monkeypatch.setattr(data.formats, "STREAM_BYTES", 1 << 12)
+    path = tmp_path / "t.parquet"
+    table = pa.table({"x": range(100_000), "y": range(100_000)})
+    pq.write_table(
+        table, path, compression="none", use_dictionary=False, data_page_size=1 << 12
+    )
+    content, asked = path.read_bytes(), list[int]()
+
+    def fetch(start: int, length: int) -> bytes:
+        asked.append(length)
+        return content[start : start + length]
+
+    opened = parquet_in(pa.PythonFile(RangeFile(fetch, len(content))), path, len(content))
+    asked.clear()
+    batches = opened.read()
+    next(batches)
+
+    assert sum(asked) < len(content) / 4
+    assert sum(map(len, batches)) == 99_000
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.parquet", "t.npy"])
