@@ -6,7 +6,7 @@ is held is bounded, whatever the size of what is read.
 
 import io
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 BLOCK_BYTES = 8 << 20
@@ -25,9 +25,12 @@ class Blocks:
         fetch: gives a range; it is called by threads.
         size: how many bytes there are.
         places: in how many places it is read in turn, as columns of a row group are.
+        begun_at: where it will be read first; that is asked for at once.
     """
 
-    def __init__(self, fetch: Fetch, size: int, *, places: int = 1) -> None:
+    def __init__(
+        self, fetch: Fetch, size: int, *, places: int = 1, begun_at: Iterable[int] = ()
+    ) -> None:
         self._fetch, self.size = fetch, size
         # In each place two that a range may touch, and those that are fetched ahead.
         self._block = max(LEAST_BYTES, min(BLOCK_BYTES, HELD_BYTES // (3 * places)))
@@ -35,6 +38,8 @@ class Blocks:
         self._most = max(2 + AHEAD, HELD_BYTES // self._block)
         self._held: OrderedDict[int, Future[bytes]] = OrderedDict()  # the first goes first
         self._requests = ThreadPoolExecutor(REQUESTS, "blocks")
+        for place in begun_at:
+            self._want(place // self._block)
 
     def pieces(self, start: int, length: int) -> Iterator[memoryview]:
         """Yield a range, piece by piece; what lies beyond the end is left out."""

@@ -2,22 +2,22 @@
 
 No copy of them is made. A child asks for the ranges that it needs and decodes them
 (`data.quarantine.stream`); this process fetches them, some ahead, and gets batches of rows. A
-pass over the rows reads the object once; the child sends the next batch while one is used.
+pass over the rows reads the object once; the child sends the next batch while one is used, and
+the next file is begun while one is read.
 
 Other formats are copied first (`data.remote`): text is looked through twice before its types
 are known, and arrays, pictures and HDF5 are read in any order.
 """
 
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.blocks import HELD_BYTES, Blocks, RangeFile
+from data.blocks import HELD_BYTES, LEAST_BYTES, Blocks, RangeFile
 from data.cells import rows_within
 from data.child import ask, send
 from data.formats import (
@@ -39,6 +39,7 @@ from data.read_ahead import read_ahead
 from data.remote import Remote
 
 PARQUET, ARROW = ".parquet", (".arrow", ".feather")
+FOOTERS_AHEAD = 8  # files whose footers are asked for before they are opened
 
 
 def streamed_readers(found: Remote) -> tuple[Reader, ...]:
@@ -57,21 +58,20 @@ def streamed_readers(found: Remote) -> tuple[Reader, ...]:
         return ()
     format_of(found.where, names)
     names.sort(key=lambda name: name.split("/"))
-    readers = [_reader(name, objects[name]) for name in names]
+    files = [_Streamed(objects[name], str(kind_of(name))) for name in names]
+    for number, file in enumerate(files):
+        file.following = files[number + 1 : number + 1 + FOOTERS_AHEAD]
     said = partitions(names) if found.pattern else [{}]
-    return tuple(with_partition(*pair) for pair in zip(readers, said, strict=True))
+    return tuple(
+        with_partition(Reader(name, file.open, file.identity), partition)
+        for name, file, partition in zip(names, files, said, strict=True)
+    )
 
 
 def _is_wanted(name: str, found: Remote) -> bool:
     if not found.pattern:
         return True
     return not is_hidden(name) and (found.pattern == "." or matches(name, found.pattern))
-
-
-def _reader(name: str, seen: SeenObject) -> Reader:
-    if seen.size == 0:
-        raise SourceError(f"{seen} is empty (0 bytes); write it again")
-    return Reader(name, _Streamed(seen, str(kind_of(name))).open, lambda: seen.identity)
 
 
 class Layout(NamedTuple):
@@ -86,43 +86,62 @@ class Layout(NamedTuple):
         return self.columns if self.together_bytes > HELD_BYTES // 4 else 1
 
 
-@dataclass(frozen=True)
-class _Streamed:
-    """An object of a format that is read by ranges."""
+FOOTER = Layout(HELD_BYTES // LEAST_BYTES, HELD_BYTES)  # the smallest blocks
 
-    seen: SeenObject
-    suffix: str
+
+class _Streamed:
+    """An object of a format that is read by ranges, and those that will be read after it."""
+
+    def __init__(self, seen: SeenObject, suffix: str) -> None:
+        if seen.size == 0:
+            raise SourceError(f"{seen} is empty (0 bytes); write it again")
+        self.following: Sequence[_Streamed] = ()
+        self._seen, self._suffix, self._layout = seen, suffix, FOOTER
+        self._begun: dict[bool, Blocks] = {}  # of the footer, and of the rows
+
+    def identity(self) -> str:
+        return self._seen.identity
 
     def open(self) -> Opened:
-        with (
-            as_source_error(str(self.seen)),
-            closing(Blocks(self.seen.read, self.seen.size)) as blocks,
-        ):
+        with as_source_error(str(self._seen)), closing(self._blocks(footer=True)) as blocks:
             if is_trusted():
-                schema, layout = looked_at(*self._file(blocks))
+                schema, self._layout = looked_at(*self._file(blocks))
             else:
-                said, columns = stream(send_layout, str(self.seen), blocks, self.suffix)
+                said, columns = stream(send_layout, str(self._seen), blocks, self._suffix)
                 schema = pa.ipc.read_schema(pa.py_buffer(columns))
-                layout = Layout(*json.loads(bytes(said)))
+                self._layout = Layout(*json.loads(bytes(said)))
             schema.names  # noqa: B018  # decoded here, where the file can be named
-        return Opened(schema, lambda: self._read(layout))
+        return Opened(schema, self._read)
 
-    def _read(self, layout: Layout) -> Iterator[pa.RecordBatch]:
-        with as_source_error(str(self.seen)), closing(self._batches(layout)) as batches:
+    def _blocks(self, *, footer: bool) -> Blocks:
+        """What the object is read from; the next objects are asked for, too."""
+        for one in self.following[: None if footer else 1]:
+            if footer not in one._begun:
+                one._begun[footer] = one._begin(footer=footer)
+        return self._begun.pop(footer, None) or self._begin(footer=footer)
+
+    def _begin(self, *, footer: bool) -> Blocks:
+        places = (FOOTER if footer else self._layout).places
+        end = self._seen.size - 1
+        at = (max(0, end - LEAST_BYTES), end) if footer else (0, end)
+        return Blocks(self._seen.read, self._seen.size, places=places, begun_at=at)
+
+    def _read(self) -> Iterator[pa.RecordBatch]:
+        with as_source_error(str(self._seen)), closing(self._batches()) as batches:
             yield from read_ahead(batches)
 
-    def _batches(self, layout: Layout) -> Generator[pa.RecordBatch, None, None]:
-        with closing(Blocks(self.seen.read, self.seen.size, places=layout.places)) as blocks:
+    def _batches(self) -> Generator[pa.RecordBatch, None, None]:
+        with closing(self._blocks(footer=False)) as blocks:
             if is_trusted():
                 yield from rows_in(*self._file(blocks))
                 return
-            with closing(stream(send_rows, str(self.seen), blocks, self.suffix)) as sent:
+            with closing(stream(send_rows, str(self._seen), blocks, self._suffix)) as sent:
                 for content in sent:
                     yield from whole_batches(pa.ipc.open_stream(pa.py_buffer(content)))
 
     def _file(self, blocks: Blocks) -> tuple[pa.NativeFile, str, int, str]:
-        ranges = RangeFile(lambda *range: b"".join(blocks.pieces(*range)), self.seen.size)
-        return pa.PythonFile(ranges), str(self.seen), self.seen.size, self.suffix
+        ranges = RangeFile(lambda *range: b"".join(blocks.pieces(*range)), self._seen.size)
+        return pa.PythonFile(ranges), str(self._seen), self._seen.size, self._suffix
 
 
 def looked_at(

@@ -156,6 +156,31 @@ def test_a_pass_over_the_rows_reads_the_object_once(
     assert sum(asked) == size
 
 
+def test_the_next_file_is_asked_for_while_one_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        as_parquet(table(ord(name), 100), tmp_path / "t.parquet")
+        uploaded(tmp_path / "t.parquet", f"next/{name}.parquet")
+    source, asked = open_source("s3://bucket/next"), set[str]()
+    source.schema  # noqa: B018
+    read = SeenObject.read
+
+    def noted(seen: SeenObject, start: int, length: int) -> bytes:
+        asked.add(seen.place.name)
+        return read(seen, start, length)
+
+    monkeypatch.setattr(SeenObject, "read", noted)
+    first = source.readers[0].read()
+    assert len(next(first)) == 100
+    while len(asked) < 2:
+        time.sleep(0.01)
+
+    assert asked == {"a.parquet", "b.parquet"}
+    assert list(first) == []
+    assert len(rows_of(source)) == 300
+
+
 # What changes, and what breaks.
 
 
