@@ -46,7 +46,7 @@ def client_of(address: str) -> Any:
 def serving(bucket: str, *, conditional: bool = True) -> Iterator[str]:
     """Run moto's S3 with a fresh bucket, and give its address.
 
-    Without `conditional` it does not hear `If-None-Match`, as some stores do not.
+    Without `conditional` it hears neither `If-None-Match` nor `If-Match`, as some stores do not.
     """
     from moto.moto_server import werkzeug_app as moto
     from werkzeug.serving import WSGIRequestHandler, make_server
@@ -59,6 +59,7 @@ def serving(bucket: str, *, conditional: bool = True) -> Iterator[str]:
 
     def deaf(environ: dict[str, Any], start: Any) -> Iterable[bytes]:
         environ.pop("HTTP_IF_NONE_MATCH", None)
+        environ.pop("HTTP_IF_MATCH", None)
         return served(environ, start)
 
     answering = served if conditional else deaf
