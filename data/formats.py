@@ -129,9 +129,9 @@ def as_source_error(path: Path | str) -> Iterator[None]:
         ) from None
 
 
-def most_unpacked(path: Path) -> int:
-    """How many bytes a file may hold unpacked before it is taken for a bomb."""
-    return max(FREE_BYTES, MAX_EXPANSION * path.stat().st_size)
+def most_unpacked(size: int) -> int:
+    """How many bytes a file of `size` may hold unpacked before it is taken for a bomb."""
+    return max(FREE_BYTES, MAX_EXPANSION * size)
 
 
 def refuse_bomb(path: Path, rows: int, row_bytes: int) -> None:
@@ -150,7 +150,7 @@ def refuse_expansion(place: Path | str, size: int, rows: int, row_bytes: int) ->
         SourceError: as `refuse_bomb` does.
     """
     expanded = rows * row_bytes
-    if expanded > max(FREE_BYTES, MAX_EXPANSION * size):
+    if expanded > most_unpacked(size):
         raise SourceError(
             f"{place} has {size:,} bytes and would unpack to {expanded:,} "
             f"({rows:,} rows of {row_bytes:,} bytes); if it is not a decompression bomb, "

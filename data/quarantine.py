@@ -103,8 +103,8 @@ def stream(
 ) -> Generator[memoryview, None, None]:
     """Let a child look at what is elsewhere; yield what `by(place, size, *settings)` sends.
 
-    There, `data.child.ask` gives ranges and `send` hands over. The child's own time is bounded as in
-    `look`; how long ranges take, and whoever reads what is yielded, does not count.
+    There, `data.child.ask` gives ranges and `send` hands over. The child's own time is bounded
+    as in `look`; how long ranges take, and whoever reads what is yielded, does not count.
 
     Raises:
         SourceError: the child died, took too long, or said so; or `distant` did.

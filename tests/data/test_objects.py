@@ -9,14 +9,14 @@ from data.formats import SourceError
 from data.objects import SeenObject, objects_below, seen_object
 from tests.data.stores import object_store
 
-BUCKET = S3Path("bucket")
+BUCKET = S3Path("objects")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def store() -> Iterator[str]:
-    with object_store("bucket") as address:
+    with object_store("objects") as address:
         for name in ("t/b", "t/a", "t/a b=ü/c", "t/folder/", "tt/a"):
-            S3Path("bucket", name).replace(b"0123456789")
+            S3Path("objects", name).replace(b"0123456789")
         yield address
 
 
@@ -36,7 +36,7 @@ def test_a_range_is_what_was_seen_or_an_error() -> None:
     assert seen.read(0, 10) == b"0123456789"
 
     (BUCKET / "one").replace(b"9876543210")
-    with pytest.raises(SourceError, match=r"^s3://bucket/one was changed while it was read"):
+    with pytest.raises(SourceError, match=r"^s3://objects/one was changed while it was read"):
         seen.read(3, 4)
 
 
@@ -60,11 +60,11 @@ def test_a_store_that_is_away_is_named_and_asked_some_times(
     monkeypatch.setattr(data.objects, "WAITS_S", (0.0,))
 
     with pytest.raises(
-        SourceError, match=r"^s3://bucket/one broke off 2 times \(Could not con"
+        SourceError, match=r"^s3://objects/one broke off 2 times \(Could not con"
     ):
         seen.read(0, 1)
     with pytest.raises(
-        SourceError, match=r"^s3://bucket/one cannot be reached: Could not conn"
+        SourceError, match=r"^s3://objects/one cannot be reached: Could not conn"
     ):
         seen_object(seen.place)
 
