@@ -42,7 +42,8 @@ NEARLY_BINARY = 0.8  # share of pixels near black or white, above which grey is 
 WIDE = 200  # entries of x from which the larger network pays, and latents come into use unaided
 IMAGE_LATENTS, MAX_TABLE_LATENTS = 20, 16
 TRAINING_ROWS_SEEN = 1_500_000  # rows times epochs: what the default budget spends
-MIN_EPOCHS, MAX_EPOCHS = 10, 400
+TABLE_ROWS_SEEN = 2_500_000  # steps of a small network are cheap, and a density wants many
+MIN_EPOCHS, MAX_EPOCHS, TABLE_MAX_EPOCHS = 10, 400, 600
 PATIENCE = 10  # validations
 TABLE_PATIENCE = 50  # the end of a falling rate brings a table what its beginning could not
 WARMUP = 0.1  # share of the steps over which the KL of a table gets its weight
@@ -118,7 +119,7 @@ def model_config(spec: Spec, preprocessor: Preprocessor, snapshot: Snapshot) -> 
     wide = preprocessor.features >= WIDE
     settings = {
         "latents": _latents(preprocessor),
-        "hidden": (500,) if wide else (256, 256),
+        "hidden": (500,) if wide else (128, 128),
         **_said(chosen, {"likelihoods", "binarization"}),
     }
     return ModelConfig(columns=columns, **settings)
@@ -195,7 +196,10 @@ def training_plan(spec: Spec, *, rows: int, features: int) -> TrainingPlan:
         ConfigError: a setting is unknown or does not fit the others.
     """
     chosen, wide = spec.training, features >= WIDE
-    epochs = min(max(round(TRAINING_ROWS_SEEN / rows), MIN_EPOCHS), MAX_EPOCHS)
+    seen, most = (
+        (TRAINING_ROWS_SEEN, MAX_EPOCHS) if wide else (TABLE_ROWS_SEEN, TABLE_MAX_EPOCHS)
+    )
+    epochs = min(max(round(seen / rows), MIN_EPOCHS), most)
     paced = {"optimizer", *PACE} & _said(chosen, set()).keys()
     settings = {
         **({} if paced else PACE),
