@@ -7,7 +7,7 @@ Where nobody gave credentials, requests are not signed, as public buckets want i
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -71,7 +71,9 @@ class SeenObject:
             raise SourceError(f"{self} cannot be read: {error}") from None
         except BotoCoreError as error:
             raise ConnectionError(str(error)) from None
-        if _quoted(answer["ETag"]) != self.tag:  # a store that does not know the condition
+        if (
+            _quoted(answer.get("ETag", "")) != self.tag
+        ):  # a store that does not know the condition
             raise changed
         if len(content) != length:
             raise ConnectionError(f"{len(content)} of {length} bytes came")
@@ -82,7 +84,7 @@ def seen_object(place: S3Path) -> SeenObject | None:
     """Look for one object; None where there is none of that name.
 
     Raises:
-        SourceError: the store cannot be asked.
+        SourceError: the store cannot be asked, or does not tell versions apart.
     """
     from botocore.exceptions import ClientError
 
@@ -93,25 +95,26 @@ def seen_object(place: S3Path) -> SeenObject | None:
             if _status(error) == NOT_FOUND:
                 return None
             raise
-    return SeenObject(place, _quoted(said["ETag"]), int(said["ContentLength"]))
+    return SeenObject(place, _tag(said, place), int(said["ContentLength"]))
 
 
 def objects_below(place: S3Path) -> list[SeenObject]:
     """All objects whose names begin with that of `place` and a slash, in order.
 
     Raises:
-        SourceError: the store cannot be asked.
+        SourceError: the store cannot be asked, or does not tell versions apart.
     """
     prefix = f"{place.key}/" if place.key else ""
     with _asking(place) as client:
         pages = client.get_paginator("list_objects_v2").paginate(
             Bucket=place.bucket, Prefix=prefix
         )
-        found = [
-            SeenObject(S3Path(place.bucket, said["Key"]), _quoted(said["ETag"]), said["Size"])
+        listed = [
+            (S3Path(place.bucket, said["Key"]), said)
             for page in pages
             for said in page.get("Contents", [])
         ]
+    found = [SeenObject(below, _tag(said, below), said["Size"]) for below, said in listed]
     return sorted((one for one in found if not one.place.key.endswith("/")), key=str)
 
 
@@ -127,6 +130,12 @@ def _asking(place: S3Path) -> Iterator[Any]:
             raise SourceError(f"{place} cannot be reached: {error}") from None
     except BucketError as error:
         raise SourceError(str(error)) from None
+
+
+def _tag(said: Mapping[str, Any], place: S3Path) -> str:
+    if not said.get("ETag"):
+        raise SourceError(f"{place} has no ETag, which would tell a change; copy it here first")
+    return _quoted(said["ETag"])
 
 
 def _quoted(tag: str) -> str:

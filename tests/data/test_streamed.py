@@ -26,7 +26,7 @@ from data.objects import SeenObject, seen_object
 from data.quarantine import VARIABLE, stream
 from data.snapshot import ingest
 from data.sources import Source, open_source
-from tests.data.sites import cut_off
+from tests.data.sites import Site, cut_off, served
 from tests.data.stores import object_store
 from tests.data.test_snapshot import published
 
@@ -222,6 +222,14 @@ def test_a_broken_answer_is_asked_for_again(
 
     assert len(cuts) == 1
     assert found == expected["id"].to_pylist()
+
+
+def test_a_store_that_names_no_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site(files={"/bucket/t.parquet": b"rows"}, says={"X-Store": "plain"})
+    with served(site) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(SourceError, match=r"s3://bucket/t.parquet has no ETag"):
+            seen_object(BUCKET / "t.parquet")
 
 
 def test_no_key_is_in_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
