@@ -23,7 +23,7 @@ from vae_engine.model import VAE, LatentModel
 from vae_engine.noise import keyed_noise
 from vae_engine.observation import observed
 
-OUTPUTS_AT_ONCE = (200_000, 40_000_000)  # of the decoder, on a CPU (its cache) and on a GPU
+OUTPUTS_AT_ONCE = (410_000, 40_000_000)  # of the decoder, on a CPU (its cache) and on a GPU
 MOST_AT_ONCE = (4096, 1_000_000)  # pairs of a row and a draw
 ROWS_AT_ONCE = 512  # whose k-hat is fitted together: one by one the small calls add up
 DRAWS_AT_ONCE = 2048  # of z and its densities, for each row: small calls cost more than they do
