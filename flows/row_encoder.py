@@ -153,7 +153,8 @@ class RowEncoder:
         """Map cells to x, and keys to the identity of each row."""
         number, rows = item
         encoded = self.preprocessor.transform(rows)
-        kept = rows.select([name for name in rows.schema.names if name in self._kept])
+        wanted = self._kept
+        kept = rows.select([name for name in rows.schema.names if name in wanted])
         drawn = len(self._names) > 2
         keys = handoff.row_keys(rows[self.contract.key or ROW_ID]) if drawn else NO_KEYS
         return RowsOfPart(number, kept, encoded.counts), (torch.from_numpy(encoded.x), keys)
