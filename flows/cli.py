@@ -5,6 +5,7 @@ Heavy libraries are imported by the commands that need them, so that `--help` is
 
 import json
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,7 +62,8 @@ def _run_until(
     elif profile:
         from flows.profiling import profiled
 
-        found = profiled(lambda: run_pipeline(loaded, at.home, until=stage), at.home)
+        run = partial(run_pipeline, loaded, at.home, until=stage)
+        found = profiled(lambda load: run(load=load), at.home)
         at.show(found, as_text=show.profiled)
     else:
         at.show(run_pipeline(loaded, at.home, until=stage), as_text=show.summary)

@@ -3,7 +3,9 @@
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import NoReturn, TypeVar
 
 import httpx
@@ -61,6 +63,22 @@ def check_server() -> None:
             f"Prefect at {redacted(str(PREFECT_API_URL.value()))} does not answer: {why}\n"
             f"Start it, or unset PREFECT_API_URL: a run without it starts a server of its own."
         )
+
+
+@contextmanager
+def beginning() -> Iterator[None]:
+    """Start the server of a run of its own, where none is named, while something else is done.
+
+    Prefect would start it when it needs it, and does where this fails, and says why.
+    """
+    if PREFECT_API_URL.value():
+        yield
+        return
+    from prefect.server.api.server import SubprocessASGIServer
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(SubprocessASGIServer().start)
+        yield
 
 
 def outlived(work: Callable[[], T]) -> T:
