@@ -4,8 +4,8 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from threading import Thread
 from typing import NoReturn, TypeVar
 
 import httpx
@@ -69,16 +69,22 @@ def check_server() -> None:
 def beginning() -> Iterator[None]:
     """Start the server of a run of its own, where none is named, while something else is done.
 
-    Prefect would start it when it needs it, and does where this fails, and says why.
+    Prefect would start it when it needs it, and does where this fails, and says why. An error
+    or a signal meanwhile is not held up.
     """
     if PREFECT_API_URL.value():
         yield
         return
     from prefect.server.api.server import SubprocessASGIServer
 
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(SubprocessASGIServer().start)
-        yield
+    def start() -> None:
+        with suppress(Exception):
+            SubprocessASGIServer().start()
+
+    thread = Thread(target=start, daemon=True)
+    thread.start()
+    yield
+    thread.join()
 
 
 def outlived(work: Callable[[], T]) -> T:
