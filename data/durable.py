@@ -29,6 +29,21 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder with its parents, or find it there.
+
+    Raises:
+        FileNotFoundError: another process moved it, or a parent, away meanwhile.
+        FileExistsError: a file has its name.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:  # by `mkdir` of a folder, too, that is gone when it looks
+        if folder.is_file():
+            raise
+        raise FileNotFoundError(errno.ENOENT, "moved away meanwhile", str(folder)) from None
+
+
 def durable_folder(folder: Path) -> None:
     """Make a folder with its parents; the names of those that were missing survive, too."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]

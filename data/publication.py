@@ -28,7 +28,14 @@ import pyarrow.parquet as pq
 
 from data.bucket import S3Path
 from data.content import content_digest
-from data.durable import durable_folder, fsync_folder, name_once, temporary_in, write_durably
+from data.durable import (
+    durable_folder,
+    fsync_folder,
+    make_folder,
+    name_once,
+    temporary_in,
+    write_durably,
+)
 from data.part_file import write_parquet
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -185,7 +192,7 @@ class Staging:
                     os.fsync(file.fileno())
                 record = self._record(temporary, path, len(table), content)
                 with suppress(FileNotFoundError):  # a twin has just published and cleaned up
-                    path.parent.mkdir(parents=True, exist_ok=True)
+                    make_folder(path.parent)
                     if name_once(temporary, path):
                         return record
         return adopted
@@ -267,7 +274,7 @@ class Staging:
 
     def add_file(self, name: str, content: bytes) -> None:
         """Put a small file beside the manifest-to-be (a contract, a profile)."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         path = self.path / name
         if path.exists() and path.read_bytes() != content:
             path.unlink()
@@ -280,7 +287,7 @@ class Staging:
 
     def _seal(self, parts: list[PartRecord], manifest: bytes) -> None:
         folder = self.path / "data"
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         listed = {Path(part.path).name for part in parts}
         present = {path.name for path in folder.iterdir()}
         if missing := sorted(listed - present):
