@@ -88,10 +88,8 @@ class Answer:
         answer = folder_of(self) / "rows.arrow"
         if _scheme(self.url) in IN_A_FILE:
             path = _file_of(self.url)
-            asked, room_bytes = (
-                (self.url, self.query, str(answer)),
-                most_unpacked(path.stat().st_size),
-            )
+            asked = self.url, self.query, str(answer)
+            room_bytes = most_unpacked(path.stat().st_size)
             look(fetch, path, *asked, patience_s=ANSWER_S, room_bytes=room_bytes)
         else:
             fetch(None, self.url, self.query, str(answer))
