@@ -67,6 +67,12 @@ class Terminated(BaseException):
     """SIGTERM came: someone wants this process to end in good order."""
 
 
+SIGNALLED: dict[type[BaseException], tuple[str, int]] = {
+    Terminated: ("terminated", TERMINATED),
+    KeyboardInterrupt: ("interrupted", INTERRUPTED),
+}
+
+
 def _terminated(*_: object) -> NoReturn:
     raise Terminated
 
@@ -83,15 +89,8 @@ def session(
         resolved = resolve_home(home)
         prepare_environment(resolved, debug=debug)
         yield Session(resolved, as_json, Console())
-    except Terminated:
-        code = _fail(
-            "terminated; run the same command again to resume", TERMINATED, as_json=as_json
-        )
-    except KeyboardInterrupt:
-        code = _fail(
-            "interrupted; run the same command again to resume", INTERRUPTED, as_json=as_json
-        )
-    except Exception as error:  # noqa: BLE001  # the one place where errors become exit codes
+    # The one place where errors become exit codes.
+    except (Exception, Terminated, KeyboardInterrupt) as error:  # noqa: BLE001
         code = _explain(error, as_json=as_json, debug=debug)
     else:
         return
@@ -113,7 +112,12 @@ def _attach_progress(console: Console) -> logging.Handler:
     return handler
 
 
-def _explain(error: Exception, *, as_json: bool, debug: bool) -> int:
+def _explain(error: BaseException, *, as_json: bool, debug: bool) -> int:
+    # Python and NumPy wrap what a signal raises in the midst of an import in an error of theirs.
+    for cause in _causes(error):
+        if (signalled := SIGNALLED.get(type(cause))) is not None:
+            message = f"{signalled[0]}; run the same command again to resume"
+            return _fail(message, signalled[1], as_json=as_json)
     if debug:
         traceback.print_exception(error)
     code = exit_code(error)
@@ -122,6 +126,12 @@ def _explain(error: Exception, *, as_json: bool, debug: bool) -> int:
     what = f"{type(error).__name__}: {error}"
     hint = "" if debug else "\nThis is not an error that we expected; --debug shows where."
     return _fail(what + hint, 1, as_json=as_json)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _fail(message: str, code: int, *, as_json: bool) -> int:

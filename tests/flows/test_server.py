@@ -37,5 +37,5 @@ def children(process: int) -> list[int]:
 def command_of(process: int) -> str:
     try:
         return Path(f"/proc/{process}/cmdline").read_bytes().decode()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the second where it ends as we read
         return ""
