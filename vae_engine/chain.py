@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vae_engine.networks import Tanh
-from vae_engine.products import affine, back_through
+from vae_engine.products import affine, back_through, write_gradient
 
 aten = torch.ops.aten
 MINUS_ONE = torch.tensor(-1.0)
@@ -139,11 +139,10 @@ class Chain:
 
     def write_gradient(self, k: int, below: Float[Tensor, "rows inputs"], scale: float) -> None:
         """Write the gradients of layer k, times `scale`, into those of its parameters."""
-        layer, of_rows = self.layers[k], self.slopes[k].t()
-        weight, bias = layer.weight_gradient, layer.bias_gradient
-        inputs = self.y[k - 1] if k else below
-        torch.addmm(weight, of_rows, inputs, beta=0, alpha=scale, out=weight)
-        torch.addmv(bias, of_rows, self.ones, beta=0, alpha=scale, out=bias)  # a sum of rows
+        layer, slopes = self.layers[k], self.slopes[k]
+        write_gradient(slopes, self.y[k - 1] if k else below, scale, layer.weight_gradient)
+        bias = layer.bias_gradient
+        torch.addmv(bias, slopes.t(), self.ones, beta=0, alpha=scale, out=bias)  # a sum of rows
 
 
 def _room(layers: Sequence[Layer], rows: int) -> Buffers:

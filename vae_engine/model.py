@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from vae_engine.allocation import keep_freed_memory
 from vae_engine.bodies import build_decoder, build_encoder
 from vae_engine.config import ConfigError, ModelConfig
 from vae_engine.heads import build_head
@@ -57,6 +58,7 @@ class VAE(nn.Module):
         self, config: ModelConfig, statistics: Statistics | None, initial: Initial
     ) -> None:
         super().__init__()
+        keep_freed_memory()
         self.config = config
         self.latents = config.total_latents
         self.inputs = InputLayer(config, initial)

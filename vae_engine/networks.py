@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from vae_engine.products import applied
+from vae_engine.products import IN_ONEDNN, activated, applied, asks_onednn
 
 
 class Tanh(nn.Module):
@@ -99,11 +99,21 @@ class MLP(nn.Module):
         for before, after in pairwise(widths):
             layers += [linear(before, after, initial), ACTIVATIONS[activation]()]
         self.layers = nn.Sequential(*layers)
+        self.activation = activation
         self.outputs = widths[-1]
 
     def forward(self, x: Float[Tensor, "*a inputs"]) -> Float[Tensor, "*a outputs"]:
-        """Apply the layers."""
-        return self.layers(x)
+        """Apply the layers; both halves of one at once where oneDNN is asked."""
+        if torch.is_grad_enabled() or self.activation not in IN_ONEDNN:
+            return self.layers(x)
+        steps = iter(self.layers)
+        for affine, activation in zip(steps, steps, strict=True):
+            assert isinstance(affine, Affine)
+            if asks_onednn(x, affine.weight):
+                x = activated(x, affine.weight, affine.bias, self.activation)
+            else:
+                x = activation(affine(x))
+        return x
 
 
 class Offset(nn.Module):

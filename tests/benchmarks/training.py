@@ -33,8 +33,9 @@ from tests.benchmarks.training_peers import (
     pixels,
     serve,
 )
+from vae_engine.allocation import keep_freed_memory
 from vae_engine.config import Column, ModelConfig, TrainingPlan
-from vae_engine.products import affine, back_through
+from vae_engine.products import affine, back_through, write_gradient
 from vae_engine.training import fit, minibatches, new_state
 from vae_engine.workers import Workers
 
@@ -62,6 +63,7 @@ def ours(workers: int | None = None) -> Steps:
 
 def products(*, halves: bool) -> Steps:
     """The products of a step: forward, back to the first layer, and the gradients of the weights."""
+    keep_freed_memory()
     count = 2 if halves else 1
     layers = [(PIXELS, HIDDEN), (HIDDEN, 2 * LATENTS), (LATENTS, HIDDEN), (HIDDEN, PIXELS)]
     weights = [torch.rand(outputs, inputs) for inputs, outputs in layers]
@@ -80,7 +82,7 @@ def products(*, halves: bool) -> Steps:
 
     def layers_of(worker: int) -> None:
         for k in range(4)[2 * worker : 2 * worker + 2] if halves else range(4):
-            torch.mm(above[k].t(), below[k], out=gradients[k])
+            write_gradient(above[k], below[k], 1.0, gradients[k])
 
     def steps(steps: int) -> None:
         if halves:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.vae_engine.rows import MIXED, pictures, plan, random_model, sampled, table
+from vae_engine import products
 from vae_engine.config import ACTIVATIONS, Column, ModelConfig, TrainingPlan
 from vae_engine.explicit import ExplicitGradient, applies, share_count
 from vae_engine.objectives import elbo, elbo_weighted
@@ -66,9 +67,13 @@ def test_gradients_are_those_of_autograd(config: ModelConfig, settings: dict[str
     torch.testing.assert_close(norm, length, rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("least_terms", [0, 10_000_000])  # 0: all products by oneDNN
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "adagrad"])
-def test_training_goes_where_autograd_goes(optimizer: str) -> None:
+def test_training_goes_where_autograd_goes(
+    optimizer: str, least_terms: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Clipped too: the norm of these gradients is above 5."""
+    monkeypatch.setattr(products, "least_terms", lambda: least_terms)
     settings = {"batch_rows": ROWS, "optimizer": optimizer, "clip_norm": 5.0}
     config = pictures(activation="tanh")
     written_out, generic = (new_state(config, plan(**settings)) for _ in range(2))

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from tests.vae_engine.rows import MIXED, random_model, sampled
 from vae_engine.config import Column, ConfigError, ModelConfig
 from vae_engine.model import build_model
-from vae_engine.networks import MLP, ImageDecoder, ImageEncoder, Initial, Levels, Tanh
+from vae_engine.networks import (
+    ACTIVATIONS,
+    MLP,
+    ImageDecoder,
+    ImageEncoder,
+    Initial,
+    Levels,
+    Tanh,
+)
 from vae_engine.objectives import elbo
 from vae_engine.statistics import Statistics
 
@@ -169,6 +177,20 @@ def test_many_categories_are_embedded_and_an_unknown_one_is_nothing() -> None:
     assert (inputs[1, 5:8] == 0).all()
     torch.testing.assert_close(inputs[1, 8:], layer.vectors[300])
     assert layer.vectors.shape == (370, 3)
+
+
+@pytest.mark.parametrize("rows", [3, 300])  # of which a product is small or large
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_network_is_the_same_with_and_without_a_gradient(activation: str, rows: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    network = MLP(210, (200, 190), activation, Initial(generator))
+    x = 3 * torch.randn(2, rows, 210, generator=generator)
+
+    expected = network.double()(x.double()).float()
+    with torch.no_grad():
+        found = network.float()(x)
+
+    torch.testing.assert_close(found, expected, rtol=2e-5, atol=2e-6)
 
 
 def test_weights_of_a_given_spread() -> None:

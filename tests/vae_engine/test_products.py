@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vae_engine import products
-from vae_engine.products import LEAST_TERMS, affine, applied, back_through
+from vae_engine.products import affine, applied, back_through, least_terms, write_gradient
 
 SMALL, LARGE = (3, 5, 7), (250, 200, 210)
 
@@ -32,6 +32,10 @@ def test_products_are_those_of_float64(
         assert torch.equal(applied(x.view(-1, 1, inputs), weight, bias)[:, 0], found)
     expected = slopes.double() @ weight.double()
     torch.testing.assert_close(back.double(), expected, rtol=1e-5, atol=1e-4)
+    by_weight = torch.full_like(weight, torch.nan)
+    write_gradient(slopes, x, 0.5, by_weight)
+    expected = 0.5 * slopes.double().t() @ x.double()
+    torch.testing.assert_close(by_weight.double(), expected, rtol=1e-5, atol=1e-4)
 
 
 def test_gradients_and_other_precisions_are_left_to_pytorch() -> None:
@@ -49,4 +53,4 @@ def test_one_of_the_two_shapes_is_large() -> None:
     """So that both libraries were asked above."""
     (a, b, c), (d, e, f) = SMALL, LARGE
 
-    assert a * b * c < LEAST_TERMS <= d * e * f
+    assert a * b * c < least_terms() <= d * e * f
