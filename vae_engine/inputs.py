@@ -77,7 +77,9 @@ class InputLayer(nn.Module):
         """Return the inputs in the precision of the network."""
         parts = []
         if self.numbers is not None:
-            parts.append(self._scaled_numbers(self.numbers.of(x).to(dtype)))
+            numbers = self.numbers.of(x)
+            fresh = numbers.dtype != dtype
+            parts.append(self._scaled_numbers(numbers.to(dtype), fresh=fresh))
         if self.marked is not None:
             parts.append((~self.marked.of(x).isnan()).to(dtype))
         if self.codes is not None:
@@ -86,11 +88,13 @@ class InputLayer(nn.Module):
             parts.append(self._embedded(self.words.of(x)))
         return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
-    def _scaled_numbers(self, cells: Tensor) -> Tensor:
+    def _scaled_numbers(self, cells: Tensor, *, fresh: bool) -> Tensor:
+        """`fresh` cells are nobody else's, and may be written over."""
         if self.may_be_nan:
             cells = cells.nan_to_num(0.0, posinf=torch.inf, neginf=-torch.inf)
+            fresh = True
         if self.scaled:
-            cells = cells / self.unit
+            cells = cells.div_(self.unit) if fresh else cells / self.unit
         if self.counts is not None:
             cells = cells.index_copy(-1, self.counts.index, self.counts.of(cells).log1p())
         return cells

@@ -193,6 +193,18 @@ def test_a_network_is_the_same_with_and_without_a_gradient(activation: str, rows
     torch.testing.assert_close(found, expected, rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_inputs_leave_the_rows_as_they_are(dtype: torch.dtype) -> None:
+    columns = (Column(name="x", likelihood="bernoulli", width=6, scale=255.0),)
+    layer = build_model(ModelConfig(columns=columns, latents=1, hidden=(2,)), seed=0).inputs
+    x = torch.arange(12).view(2, 6).to(dtype)
+
+    inputs = layer(x, torch.float32)
+
+    torch.testing.assert_close(inputs, torch.arange(12.0).view(2, 6) / 255)
+    assert torch.equal(x, torch.arange(12).view(2, 6).to(dtype))
+
+
 def test_weights_of_a_given_spread() -> None:
     """K&W: N(0, 0.01^2). 40,000 weights: the standard error of their spread is 0.35 %; z = 3.3."""
     layer = MLP(200, (200,), "tanh", Initial(torch.Generator().manual_seed(0), 0.01)).layers[0]
