@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.collector import end_at_once
 from flows.exits import DRIFTED
 from flows.session import (
     DebugOption,
@@ -387,6 +388,7 @@ def doctor(
 
 def main() -> None:
     """Entry point of the command `latents`."""
+    end_at_once()
     app()
 
 

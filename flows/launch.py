@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flows import summary
+from flows.collector import loading
 from flows.runs import StageName
 from flows.settings import Home, check_registry
 from flows.spec import Spec
@@ -33,7 +34,7 @@ def run_pipeline(
     from flows.server import beginning, check_server, outlived
 
     check_server()
-    with beginning():
+    with loading(), beginning():
         load()
     from flows.pipeline import pipeline
 

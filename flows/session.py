@@ -113,11 +113,9 @@ def _attach_progress(console: Console) -> logging.Handler:
 
 
 def _explain(error: BaseException, *, as_json: bool, debug: bool) -> int:
-    # Python and NumPy wrap what a signal raises in the midst of an import in an error of theirs.
-    for cause in _causes(error):
-        if (signalled := SIGNALLED.get(type(cause))) is not None:
-            message = f"{signalled[0]}; run the same command again to resume"
-            return _fail(message, signalled[1], as_json=as_json)
+    if (signalled := _signal_behind(error)) is not None:
+        message = f"{signalled[0]}; run the same command again to resume"
+        return _fail(message, signalled[1], as_json=as_json)
     if debug:
         traceback.print_exception(error)
     code = exit_code(error)
@@ -128,10 +126,19 @@ def _explain(error: BaseException, *, as_json: bool, debug: bool) -> int:
     return _fail(what + hint, 1, as_json=as_json)
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+def _signal_behind(error: BaseException) -> tuple[str, int] | None:
+    """What came, where a signal is behind this error, and its exit code.
+
+    Libraries wrap what a signal raises in an error of theirs: Python itself as it makes a class,
+    and Pydantic, which keeps no more than its name.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        for kind, signalled in SIGNALLED.items():
+            if isinstance(cause, kind) or f"{kind.__name__}:" in str(cause):
+                return signalled
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _fail(message: str, code: int, *, as_json: bool) -> int:

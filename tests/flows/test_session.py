@@ -2,10 +2,12 @@
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import typer
+from pydantic import BaseModel, model_serializer
 
 from flows.exits import INTERRUPTED, TERMINATED
 from flows.session import session
@@ -21,14 +23,36 @@ class _Signalled:
         os.kill(os.getpid(), self.number)
 
 
+class _Written(BaseModel):
+    number: signal.Signals
+
+    @model_serializer
+    def _signalled(self) -> str:
+        os.kill(os.getpid(), self.number)
+        return ""
+
+
+def in_a_class(number: signal.Signals) -> None:
+    type("Loading", (), {"field": _Signalled(number)})
+
+
+def in_a_serializer(number: signal.Signals) -> None:
+    _Written(number=number).model_dump()
+
+
+@pytest.mark.parametrize("work", [in_a_class, in_a_serializer])
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, TERMINATED), (signal.SIGINT, INTERRUPTED)]
 )
-def test_a_signal_that_python_wraps_in_another_error_is_still_a_signal(
-    number: signal.Signals, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_signal_that_is_wrapped_in_another_error_is_still_a_signal(
+    number: signal.Signals,
+    code: int,
+    work: Callable[[signal.Signals], None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(typer.Exit) as ended, session(str(tmp_path)):
-        type("Loading", (), {"field": _Signalled(number)})
+        work(number)
 
     assert ended.value.exit_code == code
     assert "run the same command again to resume" in capsys.readouterr().err
