@@ -10,6 +10,7 @@ import os
 from functools import cache
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # names of malloc.h
+DECIDED = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
 KEPT_BYTES = 256 << 20  # at the end of a heap
 LARGE_BYTES = 32 << 20  # blocks from here on come and go alone; glibc allows no more
 
@@ -18,9 +19,10 @@ LARGE_BYTES = 32 << 20  # blocks from here on come and go alone; glibc allows no
 def keep_freed_memory() -> None:
     """Tell glibc so, once, for this process; nothing where there is another library.
 
-    Who sets MALLOC_... in the environment has decided otherwise.
+    Who sets them in the environment has decided otherwise.
     """
-    if any(name.startswith("MALLOC_") for name in os.environ):
+    tuned = "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", "")
+    if tuned or any(name in os.environ for name in DECIDED):
         return
     try:
         mallopt = ctypes.CDLL(None).mallopt

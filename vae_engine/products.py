@@ -14,16 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-LEAST_TERMS, LEAST_TERMS_AMD = (
-    10_000_000,
-    1_500_000,
-)  # multiplications from which oneDNN is ahead
-IN_ONEDNN = {
-    "tanh": "tanh",
-    "relu": "relu",
-    "silu": "swish",
-    "gelu": "gelu",
-}  # our names, its own
+LEAST_TERMS = 10_000_000  # multiplications from which oneDNN is ahead
+LEAST_TERMS_AMD = 1_500_000
+IN_ONEDNN = {"tanh": "tanh", "relu": "relu", "silu": "swish", "gelu": "gelu"}  # to its names
 ONEDNN = torch.backends.mkldnn.is_available()  # not built into every PyTorch
 
 
