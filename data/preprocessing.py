@@ -21,6 +21,7 @@ from data.encoding import CODED_KINDS, SCALED_KINDS, EncodedColumn, decode, enco
 from data.publication import check_format, digest_of
 from data.quantiles import ValueSample
 from data.snapshot import Snapshot
+from data.splits import SPLITS
 
 FORMAT, VERSION = "latent-features/preprocessor", 1
 
@@ -150,15 +151,36 @@ def fit(batches: Iterable[pa.Table | pa.RecordBatch], contract: Contract) -> Pre
     return Preprocessor(columns=tuple(fitted), contract_digest=contract.digest, rows=rows)
 
 
+class TooFewRowsError(ValueError):
+    """A part of the data has too few rows to learn from, or to measure by."""
+
+
+def check_splits(snapshot: Snapshot) -> None:
+    """Make sure that there are rows to train on, to stop by and to test on.
+
+    Raises:
+        TooFewRowsError: there are not.
+    """
+    rows = snapshot.split_rows
+    if min(rows[split] for split in SPLITS) < MIN_ROWS:
+        raise TooFewRowsError(
+            f"the {sum(rows.values())} rows of {snapshot.name!r} are {rows['train']} to train on, "
+            f"{rows['valid']} to validate and {rows['test']} to test by, and each takes "
+            f"{MIN_ROWS}: add rows, or hold out other shares, as with\n"
+            f"--set dataset.split.valid=0.3 --set dataset.split.test=0.3 (a hash of the key "
+            f"chooses the rows)"
+        )
+
+
 def fit_preprocessor(snapshot: Snapshot) -> Preprocessor:
     """Fit the encodings to the train rows of a snapshot, and to no other.
 
     Raises:
-        ValueError: there are too few to learn from.
+        TooFewRowsError: there are too few to learn from.
     """
     rows = snapshot.split_rows["train"]
     if rows < MIN_ROWS:
-        raise ValueError(
+        raise TooFewRowsError(
             f"{snapshot.name!r} has {rows} rows to train on, and {MIN_ROWS} are the least; "
             f"add rows, or make valid and test smaller"
         )

@@ -28,6 +28,7 @@ EXIT_CODES = {
     "data.formats.SourceError": 3,
     "data.checking.ContractError": 3,
     "data.publication.FormatError": 3,
+    "data.preprocessing.TooFewRowsError": 3,
     "vae_engine.artifact.ArtifactError": 3,
     "vae_engine.divergence.DivergedError": 4,
     "builtins.FloatingPointError": 4,

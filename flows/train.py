@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from data.durable import fsync_folder, room_in, write_durably
-from data.preprocessing import Preprocessor, fit_preprocessor
+from data.preprocessing import Preprocessor, check_splits, fit_preprocessor
 from data.publication import canonical_json, locked, replace_file
 from data.snapshot import Snapshot, open_snapshot
 from flows import handoff
@@ -157,6 +157,7 @@ def _train(
     stop: Stop | None = None,
 ) -> Mapping[str, Any]:
     """Prepare, fit and, as the rank that leads, write the artifact; alone, heed the main thread."""
+    check_splits(snapshot)
     preprocessor = fit_preprocessor(snapshot)
     if ranks.leads:
         bring_checkpoint(folder)

@@ -25,9 +25,10 @@ from data.contract import ColumnContract, Contract
 from data.drift import baseline_of, drift_of
 from data.formats import SourceError
 from data.part_rows import part_rows
-from data.preprocessing import fit_preprocessor
-from data.snapshot import ingest
+from data.preprocessing import TooFewRowsError, check_splits, fit_preprocessor
+from data.snapshot import Snapshot, ingest
 from data.sources import open_source
+from flows.exits import exit_code
 from tests.faults.conftest import Cases
 
 ROWS_OF_THE_TABLE = """
@@ -255,8 +256,27 @@ def test_one_row_can_be_encoded_and_not_learned_from(tmp_path: Path) -> None:
     assert len(conform(table, contract)) == 1
     snapshot = ingest(table, name="t", root=tmp_path, contract=contract)
 
-    with pytest.raises(ValueError, match=r"'t' has [01] rows to train on, and 2 are the least"):
+    with pytest.raises(
+        TooFewRowsError, match=r"'t' has [01] rows to train on, and 2 are the least"
+    ):
         fit_preprocessor(snapshot)
+
+
+def test_rows_too_few_to_hold_any_out_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    def split(valid: float) -> Snapshot:
+        table = pa.table({"id": np.arange(12), "x": np.arange(12) * 1.5})
+        return ingest(table, name="t", root=tmp_path / str(valid), split=(valid, 0.3))
+
+    check_splits(split(0.3))
+    with pytest.raises(TooFewRowsError) as refused:
+        check_splits(split(0.001))
+
+    assert re.match(
+        r"the 12 rows of 't' are \d+ to train on, 0 to validate and \d+ to test by",
+        str(refused.value),
+    )
+    assert "--set dataset.split.valid=0.3" in str(refused.value)
+    assert exit_code(refused.value) == 3
 
 
 def written(table: pa.Table, **options: Any) -> Callable[[Path], Path]:
