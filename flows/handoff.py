@@ -29,7 +29,7 @@ BATCH_ROWS = 2048  # of an evaluation pass
 STATISTICS_ROWS = 100_000  # what initial biases are measured on
 
 LIKELIHOODS = {
-    "continuous": "gaussian_per_row",
+    "continuous": "student_t_per_row",
     "positive": "log_normal",
     "binary": "bernoulli",
     "categorical": "categorical",

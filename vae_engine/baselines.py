@@ -23,7 +23,7 @@ from vae_engine.statistics import Statistics
 Keyed = tuple[Shaped[Tensor, "_ features"], Int64[Tensor, " _"]]  # rows of x, and their keys
 
 # Densities on the line: what factors can mix.
-REAL = ("gaussian", "gaussian_per_row", "student_t", "log_normal")
+REAL = ("gaussian", "gaussian_per_row", "student_t", "student_t_per_row", "log_normal")
 FIVE_FREEDOM = (3 / 5) ** 0.5  # scale over spread of Student's t with 5 degrees of freedom
 FIT_ROWS = 5000  # of the training rows; 784 pixels, 20 factors: some seconds
 EM_STEPS = 200
@@ -43,7 +43,7 @@ def independent_columns(
     binomials (which the zero-inflated ones are here, too) and Student's t those that match mean
     and variance. A missing cell adds 0.
     """
-    config = replace(config, columns=tuple(map(_not_inflated, config.columns)))
+    config = replace(config, columns=tuple(map(_by_moments, config.columns)))
     x_train = binarized_for_evaluation(config, *train, seed)
     statistics = Statistics.of(config, x_train)
     for column, start in zip(config.columns, config.starts, strict=True):
@@ -94,11 +94,13 @@ def factor_analysis(
     return log_prob.float()
 
 
-def _not_inflated(column: Column) -> Column:
-    """The column without a part for zeros: mean and variance do not tell how large that is."""
-    if column.likelihood == "zero_inflated_negative_binomial":
-        return replace(column, likelihood="negative_binomial")
-    return column
+def _by_moments(column: Column) -> Column:
+    """The column as mean and variance describe it: they tell nothing of zeros or of tails."""
+    simpler = {
+        "zero_inflated_negative_binomial": "negative_binomial",
+        "student_t_per_row": "gaussian_per_row",
+    }
+    return replace(column, likelihood=simpler.get(column.likelihood, column.likelihood))
 
 
 class Factors(NamedTuple):

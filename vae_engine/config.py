@@ -22,6 +22,7 @@ LIKELIHOODS = (
     "gaussian",
     "gaussian_per_row",
     "student_t",
+    "student_t_per_row",
     "log_normal",
     "categorical",
     "ordinal",

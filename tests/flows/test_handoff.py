@@ -97,7 +97,7 @@ def test_a_warm_up_finds_what_no_line_tells_and_the_bound_alone_gives_up() -> No
 @pytest.mark.parametrize(
     ("kind", "width", "likelihood"),
     [
-        ("continuous", 1, "gaussian_per_row"),
+        ("continuous", 1, "student_t_per_row"),
         ("count", 1, "zero_inflated_negative_binomial"),
         ("count", 500, "negative_binomial"),
         ("vector", 3, "gaussian"),

@@ -31,6 +31,7 @@ MORE = (
     Column(name="height", likelihood="gaussian", stddev=0.4, shift=170.0, scale=9.0),
     Column(name="weight", likelihood="gaussian_per_row", shift=70.0, scale=12.0),
     Column(name="share", likelihood="continuous_bernoulli", scale=4.0),
+    Column(name="gust", likelihood="student_t_per_row", shift=10.0, scale=2.0),
     Column(name="level", likelihood="discretized_logistic", scale=15.0, components=3),
 )
 PICTURE = Column(

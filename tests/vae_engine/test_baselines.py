@@ -107,6 +107,10 @@ def test_a_heavy_tailed_column_has_its_mean_and_variance() -> None:
     expected = StudentT(5.0, x.mean(), x.std(correction=0) * 0.6**0.5).log_prob(x[:, 0])
     close(found, expected, rtol=1e-3, atol=1e-3)
 
+    found = independent_columns(one("student_t_per_row"), keyed(x), keyed(x), seed=0)
+    expected = Normal(x.mean(), x.std(correction=0)).log_prob(x[:, 0])
+    close(found, expected, rtol=1e-3, atol=1e-3)
+
 
 @pytest.mark.parametrize("policy", ["dynamic", "threshold"])
 def test_grey_pixels_are_binarized_as_the_model_sees_them(policy: str) -> None:

@@ -48,7 +48,9 @@ def test_masses_sum_to_one(column: Column) -> None:
     assert log_mass.exp().sum().item() == pytest.approx(1)
 
 
-@pytest.mark.parametrize("name", ["age", "change", "income", "height", "weight", "share"])
+@pytest.mark.parametrize(
+    "name", ["age", "change", "income", "height", "weight", "share", "gust"]
+)
 def test_densities_integrate_to_one_in_the_units_of_the_column(name: str) -> None:
     """B23: over values, not over what they were standardized to."""
     column = next(c for c in (*MIXED, *MORE) if c.name == name)
@@ -235,6 +237,20 @@ def test_pixels_start_at_their_train_means(likelihood: str) -> None:
 
     start = likelihood_of_rows.mean(likelihood_of_rows.initial_outputs()[None, None])[0, 0]
     close(start, x.mean(0), rtol=1e-3, atol=1e-2)
+
+
+def test_a_row_unlike_all_others_costs_nats_and_not_hundreds() -> None:
+    """Ten spreads from where it was expected: 50 nats by a normal density, 10 by Student's t."""
+    lost = {}
+    for likelihood in ("gaussian_per_row", "student_t_per_row"):
+        column = Column(name="v", likelihood=likelihood)
+        rows = RowLikelihood(ModelConfig(columns=(column,), latents=1), None)
+        outputs = rows.initial_outputs()[None, None]
+        near, far = (rows.log_prob(torch.tensor([[x]]), outputs).item() for x in (0.0, 10.0))
+        lost[likelihood] = near - far
+
+    assert lost["gaussian_per_row"] == pytest.approx(50, rel=0.01)
+    assert lost["student_t_per_row"] == pytest.approx(3.5 * math.log1p(100 / 6), rel=0.01)
 
 
 def test_eight_bit_pixels_are_the_same_as_floats() -> None:

@@ -24,6 +24,7 @@ from vae_engine.likelihoods.gaussian import (
     GaussianPerRow,
     LogNormal,
     StudentT,
+    StudentTPerRow,
 )
 from vae_engine.likelihoods.pixels import DiscretizedLogistic
 from vae_engine.statistics import Statistics
@@ -36,6 +37,7 @@ FAMILIES: dict[str, Callable[[Moments], Family]] = {
     "gaussian": lambda m: Gaussian(m[0], m[1], m[2]),
     "gaussian_per_row": lambda m: GaussianPerRow(m[0], m[1], m[2]),
     "student_t": lambda m: StudentT(m[0], m[1], m[2]),
+    "student_t_per_row": lambda m: StudentTPerRow(m[0], m[1], m[2]),
     "log_normal": lambda m: LogNormal(m[0], m[1], m[2]),
     "categorical": lambda m: Categorical(m[0], m[3]),
     "ordinal": lambda m: Ordinal(m[0], m[3]),
