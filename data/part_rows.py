@@ -23,7 +23,7 @@ def part_rows(part: Part, rows: int) -> Iterator[pa.RecordBatch]:
         with pq.ParquetFile(
             present(part.path, part.sha256),
             page_checksum_verification=True,
-            pre_buffer=False,
+            pre_buffer=False,  # which reads whole row groups ahead, whatever the buffer
             buffer_size=BUFFER_BYTES,
         ) as file:
             schema = file.schema_arrow

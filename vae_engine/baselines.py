@@ -41,7 +41,7 @@ def independent_columns(
     Each entry keeps the parameters that `train` gives it alone: means and shares (the
     likelihood's optimum, codes counted once more than they occur), spreads, and for negative
     binomials (which the zero-inflated ones are here, too) and Student's t those that match mean
-    and variance. A missing cell adds 0.
+    and variance; with a spread for each row it is a normal density here. A missing cell adds 0.
     """
     config = replace(config, columns=tuple(map(_by_moments, config.columns)))
     x_train = binarized_for_evaluation(config, *train, seed)
