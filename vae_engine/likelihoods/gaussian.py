@@ -34,12 +34,45 @@ class NoiseScale(nn.Module):
         shared = torch.stack([part.square().mean().sqrt() for part in stddev.split(widths)])
         self.raw = nn.Parameter((shared - floor).clamp(min=floor).log())
         self.floor = floor
-        index = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
-        self.register_buffer("cell_column", index, persistent=False)
+        self.register_buffer("cell_column", _column_of_each_cell(columns), persistent=False)
 
     def forward(self) -> Float[Tensor, " cells"]:
         """Log scale of every cell, in the encoding of `x` (pixels: in intensities)."""
         return (self.floor + self.raw.exp()).log()[self.cell_column]
+
+
+class Freedom(nn.Module):
+    """Degrees of freedom of Student's t, learned for each column: 1 + exp(raw).
+
+    Above 1, so that the mean exists.
+    """
+
+    cell_column: Tensor
+
+    def __init__(self, columns: Sequence[Column], start: float) -> None:
+        super().__init__()
+        self.raw = nn.Parameter(torch.full((len(columns),), math.log(start - 1)))
+        self.register_buffer("cell_column", _column_of_each_cell(columns), persistent=False)
+
+    def forward(self) -> Float[Tensor, " cells"]:
+        """Degrees of freedom of every cell."""
+        return 1 + self.raw.exp()[self.cell_column]
+
+    def draws(
+        self, like: Float[Tensor, "samples rows cells"], generator: torch.Generator
+    ) -> Float[Tensor, "samples rows cells"]:
+        """Bailey's (1994) polar method: t = cos(2 pi v) sqrt(freedom (u^(-2/freedom) - 1))."""
+        u, v = torch.rand(
+            (2, *like.shape), generator=generator, device=like.device, dtype=like.dtype
+        )
+        freedom = self()
+        radius = (freedom * torch.expm1(-2 / freedom * (1 - u).log())).sqrt()
+        return (2 * math.pi * v).cos() * radius
+
+
+def _column_of_each_cell(columns: Sequence[Column]) -> Tensor:
+    widths = torch.tensor([column.width for column in columns])
+    return torch.arange(len(columns)).repeat_interleave(widths)
 
 
 class FixedScale(nn.Module):
@@ -199,8 +232,6 @@ class StudentTPerRow(GaussianPerRow):
     density such a row can cost hundreds of nats, more than all others have gained.
     """
 
-    cell_column: Tensor
-
     def __init__(
         self,
         columns: Sequence[Column],
@@ -208,14 +239,7 @@ class StudentTPerRow(GaussianPerRow):
         stddev: Float[Tensor, " cells"],
     ) -> None:
         super().__init__(columns, mean, stddev)
-        self.log_freedom = nn.Parameter(torch.full((len(columns),), math.log(FREEDOM - 1)))
-        widths = torch.tensor([column.width for column in columns])
-        cell_column = torch.arange(len(columns)).repeat_interleave(widths)
-        self.register_buffer("cell_column", cell_column, persistent=False)
-
-    def freedom(self) -> Float[Tensor, " cells"]:
-        """Degrees of freedom of every cell: 1 + exp(raw)."""
-        return 1 + self.log_freedom.exp()[self.cell_column]
+        self.freedom = Freedom(columns, FREEDOM)
 
     def log_prob(
         self, x: Float[Tensor, "rows cells"], outputs: Float[Tensor, "samples rows outputs"]
@@ -226,7 +250,7 @@ class StudentTPerRow(GaussianPerRow):
         return densities.student_t(cells, self.freedom(), location, log_scale) - self.jacobian
 
     def _noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
-        return student_t_draws(like, self.freedom(), generator)
+        return self.freedom.draws(like, generator)
 
 
 class LogNormal(Family):
@@ -289,14 +313,10 @@ class StudentT(Family):
     ) -> None:
         super().__init__()
         self.outputs = sum(column.width for column in columns)
+        self.freedom = Freedom(columns, 5.0)
         self.location = Location(columns, mean)
         self.log_scale = NoiseScale(columns, stddev / self.location.unit)
-        self.log_freedom = nn.Parameter(torch.full((len(columns),), math.log(4.0)))
         self.register_buffer("jacobian", log_jacobian(columns), persistent=False)
-
-    def freedom(self) -> Float[Tensor, " cells"]:
-        """Degrees of freedom of every cell: 1 + exp(raw), 5 at the start."""
-        return 1 + self.log_freedom.exp()[self.log_scale.cell_column]
 
     def log_prob(
         self, x: Float[Tensor, "rows cells"], outputs: Float[Tensor, "samples rows outputs"]
@@ -316,25 +336,9 @@ class StudentT(Family):
         self, outputs: Float[Tensor, "samples rows outputs"], generator: torch.Generator
     ) -> Float[Tensor, "samples rows cells"]:
         """m(z) + s times a draw of t."""
-        draws = student_t_draws(outputs, self.freedom(), generator)
+        draws = self.freedom.draws(outputs, generator)
         return (self.location(outputs) + self.log_scale().exp() * draws) * self.location.unit
 
     def initial_outputs(self) -> Float[Tensor, " outputs"]:
         """Return the train means."""
         return self.location.inverse()
-
-
-def student_t_draws(
-    like: Float[Tensor, "samples rows cells"],
-    freedom: Float[Tensor, " cells"],
-    generator: torch.Generator,
-) -> Float[Tensor, "samples rows cells"]:
-    """Draw by the polar method of Bailey (1994).
-
-    t = cos(2 pi v) sqrt(freedom (u^(-2 / freedom) - 1)), with u and v uniform.
-    """
-    u, v = torch.rand(
-        (2, *like.shape), generator=generator, device=like.device, dtype=like.dtype
-    )
-    radius = (freedom * torch.expm1(-2 / freedom * (1 - u).log())).sqrt()
-    return (2 * math.pi * v).cos() * radius
