@@ -12,12 +12,14 @@ parts, however many rows there are. A row's features do not depend on any of thi
 a fixed number of rows (`vae_engine.encoding`) and each is computed by one thread.
 """
 
+import math
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import NamedTuple, TypeVar
 
@@ -39,7 +41,7 @@ from flows.handoff import Rows
 from flows.progress import advance
 from flows.spec import EncodingSection
 from vae_engine.binarization import binarized_for_evaluation
-from vae_engine.encoding import encode
+from vae_engine.encoding import Encoder
 from vae_engine.model import VAE
 from vae_engine.noise import keyed_noise
 from vae_engine.objectives import elbo
@@ -164,10 +166,14 @@ class RowEncoder:
         """The features that are computed, in order."""
         return ["mean", "stddev", *(n for n in ("samples", "elbo") if n in self.wanted.columns)]
 
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder(self.model, batch_rows=self.wanted.batch_rows)
+
     @torch.inference_mode()
     def _features(self, x: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
         """The features of some rows, where the rows are; samples × rows × latents of them."""
-        found = list(encode(self.model, x, batch_rows=self.wanted.batch_rows))
+        found = list(self._encoder(x))
         if "samples" in self._names:
             found.append(self._draws(x, keys))
         if "elbo" in self._names:
@@ -175,8 +181,7 @@ class RowEncoder:
         return tuple(found)
 
     def _checked(self, rows: RowsOfPart, found: tuple[Tensor, ...]) -> _Chunk:
-        mean, stddev, *_ = found
-        if not (mean.isfinite().all() and stddev.isfinite().all()):
+        if not all(map(_finite, found[:2])):
             raise FloatingPointError(
                 f"part {rows.part} of the snapshot: the encoder gave values that are not finite; "
                 f"nothing is published. Look for cells far from those it was trained on"
@@ -202,7 +207,7 @@ class RowEncoder:
             noise = keyed_noise(
                 NOISE_SEED, row_keys, 0, self.wanted.samples, self.model.latents
             )
-            parts.append(self.model.posterior(rows).reparameterize(noise))
+            parts.append(self._encoder.posterior(rows).reparameterize(noise))
         return torch.cat(parts, 1)
 
     def _bound(self, x: Tensor, keys: Tensor) -> Tensor:
@@ -236,6 +241,14 @@ class RowEncoder:
         for chunk in chunks:
             counts.update(chunk.rows.counts)
         return EncodedPart(number, table, counts)
+
+
+def _finite(values: Tensor) -> bool:
+    """Whether each of them is; in one pass."""
+    if not values.numel():
+        return True
+    least, largest = values.aminmax()
+    return math.isfinite(least) and math.isfinite(largest)
 
 
 def cores() -> int:

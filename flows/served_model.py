@@ -20,7 +20,7 @@ from data.contract import Contract
 from data.features import feature_names
 from data.preprocessing import Preprocessor
 from vae_engine.artifact import load_model
-from vae_engine.encoding import encode
+from vae_engine.encoding import Encoder
 
 
 class LatentFeatures(PythonModel):
@@ -29,7 +29,7 @@ class LatentFeatures(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Load the encoder, the contract and the preprocessor from the artifact folder."""
         folder = Path(context.artifacts["model"])
-        self.model = load_model(folder)
+        self.encoder = Encoder(load_model(folder))
         contract = Contract.from_json((folder / "contract.json").read_text(encoding="utf-8"))
         # Key and label are not asked for, and one new category must not fail a request.
         columns = tuple(replace(c, max_unknown=1.0) for c in contract.inputs.columns)
@@ -50,9 +50,7 @@ class LatentFeatures(PythonModel):
             data.checking.ContractError: rows break the contract; all breaches are listed.
         """
         table = conform(pa.Table.from_pandas(model_input, preserve_index=False), self.contract)
-        mean, stddev = encode(
-            self.model, torch.from_numpy(self.preprocessor.transform(table).x)
-        )
+        mean, stddev = self.encoder(torch.from_numpy(self.preprocessor.transform(table).x))
         named = {"z_mean": mean.numpy(), "z_stddev": stddev.numpy()}
         columns = {
             name: values[:, index]

@@ -154,7 +154,7 @@ class EncodingSection(Section):
 
     columns: tuple[Literal["mean", "stddev", "samples", "elbo"], ...] = ("mean", "stddev")
     samples: int = Field(1, ge=1)
-    batch_rows: int = Field(512, ge=1)
+    batch_rows: int = Field(1024, ge=1)
     layout: Literal["wide", "vector"] = "wide"
 
 

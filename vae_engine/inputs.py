@@ -70,6 +70,8 @@ class InputLayer(nn.Module):
         self.place_of = {k: places[config.starts[k]] for k in numbers}
         self.width = len(entries) + len(entries_of(config, marked)) + self.indicators
         self.width += len(many) * config.embedding_width
+        # Each input is a cell divided by its unit, if it is not missing.
+        self.only_numbers = not (counts or marked or codes)
 
     def forward(
         self, x: Shaped[Tensor, "rows features"], dtype: torch.dtype

@@ -89,7 +89,11 @@ class VAE(nn.Module):
 
     def posterior_of_inputs(self, inputs: Float[Tensor, "rows width"]) -> Posterior:
         """q(z | x) from what the encoder's first layer sees."""
-        outputs = self.head(self.encoder(inputs))
+        return self.posterior_of_hidden(self.encoder(inputs))
+
+    def posterior_of_hidden(self, hidden: Float[Tensor, "rows outputs"]) -> Posterior:
+        """q(z | x) from the last hidden layer of the encoder."""
+        outputs = self.head(hidden)
         if outputs.dtype in (torch.float16, torch.bfloat16):
             outputs = outputs.float()  # posteriors and their KL are taken in full precision
         return self.family(outputs)

@@ -1,6 +1,6 @@
 """The networks between columns and latents. Initial weights are a function of a generator."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -106,10 +106,25 @@ class MLP(nn.Module):
         """Apply the layers; both halves of one at once where oneDNN is asked."""
         if torch.is_grad_enabled() or self.activation not in IN_ONEDNN:
             return self.layers(x)
-        steps = iter(self.layers)
+        return self._without_gradient(x, self.layers)
+
+    @property
+    def first(self) -> nn.Linear | None:
+        """The first affine map; None where there is none."""
+        layer = next(iter(self.layers), None)
+        assert layer is None or isinstance(layer, nn.Linear)
+        return layer
+
+    def after_first(self, x: Float[Tensor, "*a hidden"]) -> Float[Tensor, "*a outputs"]:
+        """Apply all but the first affine map to what that one gave."""
+        _, activation, *layers = self.layers
+        return self._without_gradient(activation(x), layers)
+
+    def _without_gradient(self, x: Tensor, layers: Iterable[nn.Module]) -> Tensor:
+        steps = iter(layers)
         for affine, activation in zip(steps, steps, strict=True):
             assert isinstance(affine, Affine)
-            if asks_onednn(x, affine.weight):
+            if self.activation in IN_ONEDNN and asks_onednn(x, affine.weight):
                 x = activated(x, affine.weight, affine.bias, self.activation)
             else:
                 x = activation(affine(x))
