@@ -15,7 +15,6 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from data.features import FORMAT, VERSION, latest_of, write_latest
-from data.part_rows import check_keys
 from data.publication import PartRecord, locked, read_manifest
 from data.snapshot import Snapshot, open_snapshot
 from data.working_copy import bring_published, place_of, present, prove, push
@@ -120,6 +119,8 @@ def _publish(work: Work, execution: ExecutionSection) -> None:
     }
     adopted = dict(_adopted(work))
     parts = adopted | dict(_there(work, footer, without=adopted))
+    for number, record in parts.items():
+        work.check(number, record)
     missing = [number for number in range(len(work.snapshot.parts)) if number not in parts]
     shards, workers = [Parts(tuple(missing))], cores()  # all cores work at one part
     if execution.engine != "local":
@@ -129,8 +130,6 @@ def _publish(work: Work, execution: ExecutionSection) -> None:
             for written in mapped(partial(encode_parts, work, footer, workers), shards):
                 parts |= written
     records = [parts[number] for number in sorted(parts)]
-    for part, record in zip(work.snapshot.parts, records, strict=True):
-        check_keys(part, work.staging.path / record.path, work.snapshot.key)
     metadata = [pq.read_schema(work.staging.path / record.path) for record in records]
     counts: Counter[str] = Counter()
     for schema in metadata:

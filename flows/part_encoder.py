@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from data.features import FORMAT, VERSION
+from data.part_rows import check_keys
 from data.preprocessing import Preprocessor
 from data.publication import PartRecord, Staging, canonical_json, digest_of, read_manifest
 from data.snapshot import Snapshot
@@ -78,6 +79,15 @@ class Work:
         """The digest of the rows of each part of the snapshot."""
         return [part["content"] for part in self.snapshot.manifest["parts"]]
 
+    def check(self, number: int, record: PartRecord) -> None:
+        """Hold a part of features against the part of the snapshot that it was made of.
+
+        Raises:
+            FormatError: its keys are not the snapshot's, row for row.
+        """
+        part = self.snapshot.parts[number]
+        check_keys(part, self.staging.path / record.path, self.snapshot.key)
+
     def kept(self) -> dict[str, tuple[Path, PartRecord]]:
         """Parts that other snapshots led to by the same plan, by the digest of their input."""
         found = {}
@@ -114,7 +124,7 @@ def encode_parts(
     contract, wanted = work.snapshot.contract, work.encoding
     rows = RowEncoder(model, preprocessor, contract, wanted, version, work.device)
     encoded = rows.parts(work.snapshot, shard.numbers, workers=workers)
-    return _written(work.staging, encoded, footer)
+    return _written(work, encoded, footer)
 
 
 @lru_cache(maxsize=1)
@@ -128,17 +138,23 @@ def loaded(folder: str, digest: str, device: str) -> tuple[VAE, Preprocessor]:
 
 
 def _written(
-    staging: Staging, parts: Iterator[EncodedPart], footer: Mapping[str, str]
+    work: Work, parts: Iterator[EncodedPart], footer: Mapping[str, str]
 ) -> dict[int, PartRecord]:
-    """Write each part while the next is computed; at most one waits."""
+    """Write and check each part while the next is computed; at most one waits."""
+
+    def write(part: EncodedPart) -> PartRecord:
+        said = {**footer, "counts": canonical_json(dict(part.counts))}
+        record = work.staging.write_part(part.number, part.table, said)
+        work.check(part.number, record)
+        return record
+
     records: dict[int, PartRecord] = {}
     with ThreadPoolExecutor(1) as writer:
         last: tuple[int, Future[PartRecord]] | None = None
         for part in parts:
             if last is not None:
                 records[last[0]] = last[1].result()
-            said = {**footer, "counts": canonical_json(dict(part.counts))}
-            last = part.number, writer.submit(staging.write_part, part.number, part.table, said)
+            last = part.number, writer.submit(write, part)
         if last is not None:
             records[last[0]] = last[1].result()
     return records

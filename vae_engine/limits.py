@@ -14,7 +14,7 @@ def squashed(x: Float[Tensor, "*a"], low: float, high: float) -> Float[Tensor, "
 
     Slope 1 at 0, and 1 / (1 + |x / limit|)^2 elsewhere: at ten times the limit still 1 %.
     """
-    ratio = torch.where(x < 0, x / low, x / high)
+    ratio = torch.maximum(x / low, x / high)  # the one that is not negative
     return x / (1 + ratio)
 
 

@@ -94,8 +94,8 @@ REGRESSIONS = (
     ),
     Regression(
         "key-set check dropped",
-        "flows/encode.py",
-        "        check_keys(part, work.staging.path / record.path, work.snapshot.key)\n",
+        "flows/part_encoder.py",
+        "        check_keys(part, self.staging.path / record.path, self.snapshot.key)\n",
         "        part.path.stat()\n",
         f"{FAULTS}/test_promises.py",
     ),
@@ -123,8 +123,8 @@ REGRESSIONS = (
     Regression(
         "finite check dropped",
         "flows/row_encoder.py",
-        "if not (mean.isfinite().all() and stddev.isfinite().all()):",
-        "if not len(mean) == len(stddev):",
+        "if not all(map(_finite, found[:2])):",
+        "if not found:",
         f"{FAULTS}/test_promises.py",
     ),
     Regression(
