@@ -11,6 +11,7 @@ from data.snapshot import Part, as_it_was
 from data.working_copy import present
 
 BUFFER_BYTES = 1 << 20  # of a column that is read at a time: compressed pages, not all of them
+FEW_COLUMNS = 8  # so many are decoded by the caller's thread: others would mostly wait for one
 
 
 def part_rows(part: Part, rows: int) -> Iterator[pa.RecordBatch]:
@@ -30,7 +31,8 @@ def part_rows(part: Part, rows: int) -> Iterator[pa.RecordBatch]:
             if not part.rows:
                 nothing = as_it_was(schema.empty_table())
                 yield pa.RecordBatch.from_pylist([], schema=nothing.schema)
-            for batch in file.iter_batches(batch_size=rows):
+            threads = len(schema) > FEW_COLUMNS
+            for batch in file.iter_batches(batch_size=rows, use_threads=threads):
                 yield from as_it_was(pa.Table.from_batches([batch], schema)).to_batches()
     except (pa.ArrowException, OSError) as error:
         raise FormatError(f"{part.path} is damaged ({error}); ingest again") from None

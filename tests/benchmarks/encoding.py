@@ -229,6 +229,7 @@ def main(rows: int, python: str | None = None) -> None:
             costs["products"] = _products(of_bytes=True)
             say(f"products of bytes alone: {costs['products']:.2f} core-µs a row")
             limits["bytes"] = cores() / sum(costs.values()) * 1e6
+        os.sync()  # what was ingested, so that nobody writes it to the disk meanwhile
         command = [sys.executable, "-m", "tests.benchmarks.encoding", "whole", name]
         done = subprocess.run(
             [*command, str(snapshot.path)], check=True, capture_output=True, text=True
