@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.profile import Profile
-from data.survey import DISTINCT, SAMPLE_ROWS, Moments, Survey, survey
+from data.survey import DISTINCT, SAMPLE_ROWS, Survey, survey
 
 tables = st.lists(
     st.fixed_dictionaries(
@@ -89,31 +89,6 @@ def test_the_sample_does_not_depend_on_chunks_and_is_uniform() -> None:
     assert len(samples[0]) == SAMPLE_ROWS
     shares = np.histogram(samples[0], bins=10, range=(0, 40_000))[0] / 4000
     assert np.all(np.abs(shares - 0.2048) < 3.29 * 0.0064)
-
-
-@given(st.lists(st.floats(-1e3, 1e3), max_size=20), st.lists(st.floats(-1e3, 1e3), max_size=20))
-def test_moments_of_parts_merge_to_those_of_the_whole(
-    one: list[float], other: list[float]
-) -> None:
-    merged = Moments.of(np.array(one, float))
-    merged.merge(Moments.of(np.array(other, float)))
-    values = np.array(one + other, float)
-
-    assert merged.count == len(values)
-    if len(values):
-        assert merged.mean == pytest.approx(values.mean(), abs=1e-9)
-        assert merged.stddev == pytest.approx(values.std(), abs=1e-6)
-        assert (merged.min, merged.max) == (values.min(), values.max())
-
-
-def test_moments_do_not_cancel_far_from_zero() -> None:
-    """The textbook formula E[x²] - E[x]² gives a variance of 0, or a negative one, here."""
-    values = 1e9 + np.arange(1000) % 2
-
-    merged = Moments()
-    for part in np.split(values, 10):
-        merged.merge(Moments.of(part))
-    assert merged.stddev == pytest.approx(0.5)
 
 
 def test_nan_is_null_and_infinity_is_counted() -> None:
