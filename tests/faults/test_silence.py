@@ -35,6 +35,7 @@ from flows.train import train_model
 from tests.faults.conftest import Cases
 from tests.faults.effort import WHOLE, whole_or
 from vae_engine.divergence import DivergedError
+from vae_engine.encoding import Encoder
 from vae_engine.evaluation import Total
 
 QUICK = ["training.epochs=2", "model.hidden=[8]", "model.latents=2", "evaluation.rows=200"]
@@ -264,14 +265,14 @@ def test_what_is_no_number_is_not_published(
     home = Home(tmp_path / "home")
     snapshot = ingest_dataset(spec, home).value["path"]
     folder = RunFolder(Path(train_model(spec, home, snapshot).value["path"]))
-    encode = "flows.row_encoder.encode"
 
-    def broken(model: Any, x: torch.Tensor, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        mean = torch.zeros(len(x), 2)
-        mean[len(x) // 2, 1] = value
-        return mean, torch.ones(len(x), 2)
+    class Broken(Encoder):
+        def __call__(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            mean = torch.zeros(len(x), 2)
+            mean[len(x) // 2, 1] = value
+            return mean, torch.ones(len(x), 2)
 
-    monkeypatch.setattr(encode, broken)
+    monkeypatch.setattr("flows.row_encoder.Encoder", Broken)
     with pytest.raises(FloatingPointError, match="the encoder gave values that are not finite"):
         publish(
             spec.encoding,

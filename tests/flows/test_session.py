@@ -51,8 +51,14 @@ def test_a_signal_that_is_wrapped_in_another_error_is_still_a_signal(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(typer.Exit) as ended, session(str(tmp_path)):
-        work(number)
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored by a job of nohup
+    try:
+        with pytest.raises(typer.Exit) as ended, session(str(tmp_path)):
+            work(number)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
     assert ended.value.exit_code == code
     assert "run the same command again to resume" in capsys.readouterr().err

@@ -59,10 +59,11 @@ def test_a_step_in_parts_is_the_step_of_the_whole_batch(settings: dict[str, Any]
         assert other.objective_nats == pytest.approx(one.objective_nats, rel=1e-5)
         assert other.elbo_nats == pytest.approx(one.elbo_nats, rel=1e-5)
         assert other.grad_norm == pytest.approx(one.grad_norm, rel=1e-4)
+        length = one.grad_norm  # of the whole gradient, which counts in the digits of its parts
         for mine, theirs in zip(
             whole.model.parameters(), parts.model.parameters(), strict=True
         ):
-            torch.testing.assert_close(theirs.grad, mine.grad, rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(theirs.grad, mine.grad, rtol=1e-3, atol=1e-4 * length)
 
 
 def test_an_objective_that_is_no_mean_over_rows_is_not_taken_apart() -> None:
