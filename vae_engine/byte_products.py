@@ -92,7 +92,7 @@ class _Digit:
 
     packed: Tensor
     scale: Float[Tensor, " outputs"]
-    zero: Tensor  # points of bytes: this code has no sign to be moved
+    zero: Tensor  # what oneDNN takes off each weight: nothing, for digits have a sign
 
     @classmethod
     def of(cls, digit: Int8[Tensor, "outputs inputs"], scale: Tensor) -> "_Digit":

@@ -158,14 +158,15 @@ class Gaussian(Family):
         self, outputs: Float[Tensor, "samples rows outputs"], generator: torch.Generator
     ) -> Float[Tensor, "samples rows cells"]:
         """m(z) + s noise."""
-        noise = torch.randn(
-            outputs.shape, generator=generator, device=outputs.device, dtype=outputs.dtype
-        )
+        noise = self._noise(outputs, generator)
         return (self.location(outputs) + self.log_scale().exp() * noise) * self.location.unit
 
     def initial_outputs(self) -> Float[Tensor, " outputs"]:
         """Return the train means."""
         return self.location.inverse()
+
+    def _noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        return _normal(like, generator)
 
 
 class GaussianPerRow(Family):
@@ -220,9 +221,7 @@ class GaussianPerRow(Family):
         return torch.cat([self.location.inverse(), self.start])
 
     def _noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
-        return torch.randn(
-            like.shape, generator=generator, device=like.device, dtype=like.dtype
-        )
+        return _normal(like, generator)
 
 
 class StudentTPerRow(GaussianPerRow):
@@ -297,13 +296,11 @@ class LogNormal(Family):
         return self.of_log.initial_outputs()
 
 
-class StudentT(Family):
+class StudentT(Gaussian):
     """Student's t around m(z): tails that a few extreme cells do not drag the scale along.
 
-    Scale and degrees of freedom (above 1, so that the mean exists) are learned for each column.
+    Scale and degrees of freedom are learned for each column.
     """
-
-    jacobian: Tensor
 
     def __init__(
         self,
@@ -311,12 +308,8 @@ class StudentT(Family):
         mean: Float[Tensor, " cells"],
         stddev: Float[Tensor, " cells"],
     ) -> None:
-        super().__init__()
-        self.outputs = sum(column.width for column in columns)
+        super().__init__(columns, mean, stddev)
         self.freedom = Freedom(columns, 5.0)
-        self.location = Location(columns, mean)
-        self.log_scale = NoiseScale(columns, stddev / self.location.unit)
-        self.register_buffer("jacobian", log_jacobian(columns), persistent=False)
 
     def log_prob(
         self, x: Float[Tensor, "rows cells"], outputs: Float[Tensor, "samples rows outputs"]
@@ -326,19 +319,9 @@ class StudentT(Family):
         log_density = densities.student_t(cells, self.freedom(), location, self.log_scale())
         return log_density - self.jacobian
 
-    def mean(
-        self, outputs: Float[Tensor, "samples rows outputs"]
-    ) -> Float[Tensor, "samples rows cells"]:
-        """Return m(z): the mean exists, for freedom is above 1."""
-        return self.location(outputs) * self.location.unit
+    def _noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        return self.freedom.draws(like, generator)
 
-    def sample(
-        self, outputs: Float[Tensor, "samples rows outputs"], generator: torch.Generator
-    ) -> Float[Tensor, "samples rows cells"]:
-        """m(z) + s times a draw of t."""
-        draws = self.freedom.draws(outputs, generator)
-        return (self.location(outputs) + self.log_scale().exp() * draws) * self.location.unit
 
-    def initial_outputs(self) -> Float[Tensor, " outputs"]:
-        """Return the train means."""
-        return self.location.inverse()
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
