@@ -51,9 +51,8 @@ def test_a_signal_that_is_wrapped_in_another_error_is_still_a_signal(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    before = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # ignored by a job of nohup
+    # A job of nohup, as this may be, ignores it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(typer.Exit) as ended, session(str(tmp_path)):
             work(number)
