@@ -46,6 +46,7 @@ bench: install-dev
 	-$(PYTHON) -m venv build/peers && $(PEERS) -m pip install -q torch==2.13.0 pythae pyro-ppl numpyro jax pyarrow pandas polars 'dask[distributed,dataframe]' 'ray[data]'
 	$(BIN)/python -m tests.benchmarks.encoding 1000000 $$($(PEERS) -c 'import dask, polars, ray' >/dev/null 2>&1 && echo $(PEERS))
 	$(BIN)/python -m tests.benchmarks.loading rates
+	$(BIN)/python -m tests.benchmarks.loading training
 	$(BIN)/python -m tests.benchmarks.training $$(test -x $(PEERS) && echo --peers $(PEERS))
 	$(BIN)/python -m tests.benchmarks.marginal $$($(PEERS) -c 'import pythae' >/dev/null 2>&1 && echo --pythae $(PEERS))
 	$(BIN)/python -m tests.benchmarks.growth

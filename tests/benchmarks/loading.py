@@ -1,6 +1,7 @@
 """How fast minibatches come, and how much memory that takes.
 
     python -m tests.benchmarks.loading rates          rows/s in memory and packed
+    python -m tests.benchmarks.loading training       rows/s of training, in memory and packed
     python -m tests.benchmarks.loading memory ROWS    pack and serve generated rows; peak memory
     python -m tests.benchmarks.loading sorted         does a class-sorted file train as well?
 
@@ -10,9 +11,10 @@ Each prints one line a result: what, rows, seconds, rows/s, peak resident bytes.
 import resource
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 
 import numpy as np
@@ -24,6 +26,8 @@ from data.batches import Batch, InMemory, Loader
 from data.packing import Packed, pack
 from data.preprocessing import fit_preprocessor
 from data.snapshot import ingest
+from flows.handoff import Rows
+from flows.training_rows import TrainingRows
 from vae_engine.config import Column, ModelConfig, TrainingPlan
 from vae_engine.evaluation import evaluate
 from vae_engine.statistics import Statistics
@@ -31,6 +35,7 @@ from vae_engine.training import Batch as TorchBatch
 from vae_engine.training import fit, new_state
 
 FEATURES = 64
+ROUNDS, STEPS = 7, 1_000  # of training
 
 
 def peak_mb() -> int:
@@ -69,6 +74,63 @@ def rates(folder: Path) -> None:
                 started = perf_counter()
                 rows = sum(len(batch.x) for batch in loader.epoch(epoch))
                 say(f"{name}, batches of {batch_rows}", rows, perf_counter() - started)
+
+
+def training(folder: Path) -> None:
+    """Steps on a table and on pictures, as `latents train` takes them; the two take turns."""
+    random = np.random.default_rng(0)
+    numbers = tuple(Column(name=f"x{i:02d}", likelihood="gaussian") for i in range(FEATURES))
+    picture = Column(
+        name="x", likelihood="bernoulli", width=784, scale=255.0, binarization="dynamic"
+    )
+    works: dict[str, tuple[ModelConfig, np.ndarray, int]] = {
+        "600,000 × 64 numbers, batches of 128": (
+            ModelConfig(columns=numbers, latents=8, hidden=(64,)),
+            random.normal(size=(600_000, FEATURES)).astype(np.float32),
+            128,
+        ),
+        "60,000 × 784 bytes, batches of 100": (
+            ModelConfig(columns=(picture,), latents=20, hidden=(500,)),
+            random.integers(0, 256, (60_000, 784), dtype=np.uint8),
+            100,
+        ),
+    }
+    for name, (config, x, batch_rows) in works.items():
+        sources: dict[str, Rows | Packed] = {
+            "in memory": Rows(torch.from_numpy(x), torch.arange(len(x))),
+            "packed": written_raw(folder / f"packed-{batch_rows}", x),
+        }
+        plan = TrainingPlan(seed=0, epochs=1000, batch_rows=batch_rows, learning_rate=1e-4)
+        served = {
+            source: steps_on(config, plan, TrainingRows(rows))
+            for source, rows in sources.items()
+        }
+        took: dict[str, list[float]] = {source: [] for source in served}
+        for _ in range(ROUNDS):
+            for source, steps in served.items():
+                started = perf_counter()
+                steps(STEPS)
+                took[source].append(perf_counter() - started)
+        for source, times in took.items():
+            say(f"training on {name}, {source}", STEPS * batch_rows, median(times))
+        ratio = median(a / b for a, b in zip(took["in memory"], took["packed"], strict=True))
+        print(f"training on {name}: packed at {ratio:.2f} times the rate in memory")
+
+
+def steps_on(
+    config: ModelConfig, plan: TrainingPlan, rows: TrainingRows
+) -> Callable[[int], None]:
+    workers = torch.get_num_threads()
+    state = new_state(
+        config, plan, Statistics.of(config, rows.sample()), rows=len(rows), workers=workers
+    )
+    batches = rows.minibatches(plan, 0)
+
+    def steps(count: int) -> None:
+        next(fit(state, batches, report_every=state.step + count))
+
+    steps(STEPS)
+    return steps
 
 
 def generated(path: Path, rows: int) -> Path:
@@ -155,11 +217,14 @@ def trained(
 
 
 def main() -> None:
-    torch.set_num_threads(1)
+    if sys.argv[1:] != ["training"]:
+        torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         match sys.argv[1:]:
             case ["rates"]:
                 rates(Path(folder))
+            case ["training"]:
+                training(Path(folder))
             case ["memory", rows]:
                 memory(Path(folder), int(rows))
             case ["sorted"]:
