@@ -11,11 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vae_engine.networks import Tanh
+from vae_engine.networks import Tanh, write_tanh
 from vae_engine.products import affine, back_through, write_gradient
 
 aten = torch.ops.aten
-MINUS_ONE = torch.tensor(-1.0)
 
 
 class Activation(NamedTuple):
@@ -25,15 +24,9 @@ class Activation(NamedTuple):
     back: Callable[[Tensor, Tensor, Tensor], object]  # of d, x and y
 
 
-def _tanh(x: Tensor, y: Tensor) -> None:
-    """As `Tanh` does it where no gradient is wanted."""
-    torch.sigmoid(torch.mul(x, 2, out=y), out=y)
-    torch.add(MINUS_ONE, y, alpha=2, out=y)
-
-
 ACTIVATIONS: dict[type[nn.Module], Activation] = {
     Tanh: Activation(
-        _tanh,
+        write_tanh,
         lambda d, _x, y: aten.tanh_backward.grad_input(d, y, grad_input=d),
     ),
     nn.ReLU: Activation(

@@ -13,14 +13,29 @@ from torch.func import functional_call
 from vae_engine.products import IN_ONEDNN, activated, applied, asks_onednn
 
 
+CACHED_ENTRIES = 1 << 17  # half a megabyte of float32: they stay in a core's cache
+MINUS_ONE = torch.tensor(-1.0)
+
+
 class Tanh(nn.Module):
-    """tanh; where no gradient is wanted, 2 sigmoid(2 x) - 1: a fourth of the time, within 2e-7."""
+    """tanh; on a CPU without a gradient 2 sigmoid(2 x) - 1: a fourth of the time, within 2e-7."""
 
     def forward(self, x: Float[Tensor, "*a"]) -> Float[Tensor, "*a"]:
         """Return tanh(x), entry by entry."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or x.device.type != "cpu":
             return x.tanh()
-        return x.mul(2).sigmoid_().mul_(2).sub_(1)
+        x = x.contiguous()
+        return write_tanh(x, torch.empty_like(x))
+
+
+def write_tanh(x: Float[Tensor, "*a"], out: Float[Tensor, "*a"]) -> Float[Tensor, "*a"]:
+    """Write 2 sigmoid(2 x) - 1 into `out`, which may be x: some entries at a time, all passes."""
+    for some, result in zip(
+        x.view(-1).split(CACHED_ENTRIES), out.view(-1).split(CACHED_ENTRIES), strict=True
+    ):
+        torch.sigmoid(torch.mul(some, 2, out=result), out=result)
+        torch.add(MINUS_ONE, result, alpha=2, out=result)
+    return out
 
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -29,6 +44,12 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "gelu": nn.GELU,
     "softplus": nn.Softplus,
+}
+
+IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": lambda x: write_tanh(x, x),
+    "relu": torch.relu_,
+    "silu": lambda x: nn.functional.silu(x, inplace=True),
 }
 
 
@@ -116,9 +137,10 @@ class MLP(nn.Module):
         return layer
 
     def after_first(self, x: Float[Tensor, "*a hidden"]) -> Float[Tensor, "*a outputs"]:
-        """Apply all but the first affine map to what that one gave."""
+        """Apply all but the first affine map to what that one gave, and may be overwritten."""
         _, activation, *layers = self.layers
-        return self._without_gradient(activation(x), layers)
+        overwrite = IN_PLACE.get(self.activation, activation)
+        return self._without_gradient(overwrite(x), layers)
 
     def _without_gradient(self, x: Tensor, layers: Iterable[nn.Module]) -> Tensor:
         steps = iter(layers)
