@@ -186,6 +186,8 @@ class RowEncoder:
                 f"part {rows.part} of the snapshot: the encoder gave values that are not finite; "
                 f"nothing is published. Look for cells far from those it was trained on"
             )
+        if self.wanted.layout == "wide":
+            found = tuple(map(_by_columns, found))
         features = [tensor.numpy() for tensor in found]
         return _Chunk(rows, dict(zip(self._names, features, strict=True)))
 
@@ -241,6 +243,11 @@ class RowEncoder:
         for chunk in chunks:
             counts.update(chunk.rows.counts)
         return EncodedPart(number, table, counts)
+
+
+def _by_columns(values: Tensor) -> Tensor:
+    """The same numbers, each latent's one behind the other: as its column will have them."""
+    return values.mT.contiguous().mT if values.ndim > 1 else values
 
 
 def _finite(values: Tensor) -> bool:
