@@ -12,7 +12,6 @@ from torch.func import functional_call
 
 from vae_engine.products import IN_ONEDNN, activated, applied, asks_onednn
 
-
 CACHED_ENTRIES = 1 << 17  # half a megabyte of float32: they stay in a core's cache
 MINUS_ONE = torch.tensor(-1.0)
 

@@ -125,7 +125,7 @@ def guarded_update(
         [],
         steps,
         lr=rate,
-        grad_scale=shrink,
+        grad_scale=None if shrink is None else shrink.float(),
         found_inf=stays,
         **_adam_settings(plan),
     )

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from tests.vae_engine.rows import MIXED, MORE, PICTURE, random_model, sampled, table
-from vae_engine.config import Column, ModelConfig
+from vae_engine.config import Column, ModelConfig, TrainingPlan
+from vae_engine.evaluation import evaluate
 from vae_engine.likelihoods.categorical import Categorical, Ordinal, tables
+from vae_engine.likelihoods.counts import NegativeBinomial
 from vae_engine.likelihoods.rows import RowLikelihood
 from vae_engine.model import VAE, build_model
 from vae_engine.statistics import Statistics
+from vae_engine.training import fit, minibatches, new_state
 
 close = torch.testing.assert_close
 DISCRETE = (
@@ -317,3 +320,33 @@ def test_the_mass_of_an_ordinal_code_and_its_gradient_are_those_among_all_codes(
         strict=True,
     ):
         close(mine, theirs)
+
+
+def test_counts_that_z_explains_are_near_poisson_after_some_hundred_steps() -> None:
+    """Rows of two kinds, Poisson in each: over all of them the variance is 20 times the mean."""
+    draw = torch.Generator().manual_seed(0)
+    kind = torch.randint(2, (2000, 1), generator=draw)
+    busy = torch.arange(12) % 2
+    rates = torch.where(kind == busy, 40.0, 1.0)
+    x = torch.poisson(rates, generator=draw)
+    columns = [Column(name=f"n{k}", likelihood="negative_binomial") for k in range(12)]
+    config = ModelConfig(columns=tuple(columns), latents=2, hidden=(32,))
+    plan = TrainingPlan(seed=0, epochs=20, batch_rows=100, learning_rate=3e-3)
+    state = new_state(config, plan, Statistics.of(config, x))
+    family = state.model.likelihood.blocks[0].family
+    assert isinstance(family, NegativeBinomial)
+    assert family.log_total.detach().exp().median() < 2
+    for _ in fit(state, minibatches(x, plan)):
+        pass
+
+    known = torch.distributions.Poisson(rates).log_prob(x).sum(1).mean() - math.log(2)
+    found = evaluate(state.model, [(x, torch.arange(len(x)))], samples=8, seed=0)
+    assert family.log_total.detach().exp().min() > 20
+    assert known - 3.0 < found.elbo.mean < known + 3 * found.elbo.stderr
+
+
+def test_totals_of_a_model_from_before_they_had_a_pace_are_read() -> None:
+    column = Column(name="n", likelihood="negative_binomial", width=3)
+    family = NegativeBinomial([column], torch.ones(3), torch.full((3,), 2.0))
+    family.load_state_dict({"log_total": torch.tensor([1.0, 2.0, 3.0])})
+    torch.testing.assert_close(family.log_total.detach(), torch.tensor([1.0, 2.0, 3.0]))

@@ -1,6 +1,7 @@
 """Cells that count: Poisson and negative binomial."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,6 +12,7 @@ from vae_engine.config import Column
 from vae_engine.likelihoods.family import Family
 from vae_engine.limits import straightened
 
+PACE = 10  # a total is one number for all rows: it moves so many times as far as a weight
 LOG_RATE_MAX = 20.0  # e^20 = 4.9e8: a first bad step overflows no exponential
 
 
@@ -48,7 +50,9 @@ class Poisson(Family):
 class NegativeBinomial(Family):
     """p(x | z) = NB(x; mean exp(output), total): variance mean + mean^2 / total.
 
-    `total` (the inverse dispersion) is learned for each cell and the same for every row.
+    `total` (the inverse dispersion) is learned for each cell and the same for every row. It begins
+    where the moments of all rows have it, z unseen: far too small for a cell that z explains. Adam
+    moves every parameter by about the same, so this one is kept as a `PACE`-th of its logarithm.
     """
 
     def __init__(
@@ -61,7 +65,21 @@ class NegativeBinomial(Family):
         self.rate = Poisson(columns, mean)
         self.outputs = self.rate.outputs
         excess = (stddev.square() - mean).clamp(min=1e-3)
-        self.log_total = nn.Parameter((mean.square() / excess).clamp(1e-2, 1e3).log())
+        log_total = (mean.square() / excess).clamp(1e-2, 1e3).log()
+        self.slow_log_total = nn.Parameter(log_total / PACE)
+
+    @property
+    def log_total(self) -> Float[Tensor, " cells"]:
+        """Log of the inverse dispersion."""
+        return PACE * self.slow_log_total
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *others: Any
+    ) -> None:
+        """Read weights from before there was a pace, too."""
+        if (log_total := state_dict.pop(f"{prefix}log_total", None)) is not None:
+            state_dict[f"{prefix}slow_log_total"] = log_total / PACE
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def log_prob(
         self, x: Float[Tensor, "rows cells"], outputs: Float[Tensor, "samples rows outputs"]
