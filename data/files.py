@@ -7,6 +7,7 @@ Two formats go another way: a text table is looked through by the child as its t
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,6 +43,7 @@ OPENERS: dict[str, Callable[[Path], Opened]] = {
 }
 KNOWN = (*TEXT, *OPENERS)
 MAPPED = (".arrow", ".feather")
+State = tuple[int, int, int] | None  # inode, bytes, time of the last change; None: no file
 
 
 def suffix_of(path: Path) -> str | None:
@@ -52,8 +54,19 @@ def suffix_of(path: Path) -> str | None:
     return suffix if suffix in KNOWN else None
 
 
-def file_reader(path: Path, reading: Reading, *, name: str | None = None) -> Reader:
-    """Return the reader of a file, by its suffix.
+def state_of(path: Path) -> State:
+    """What changes when a file is written to, or another takes its name; None: it is gone."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def file_reader(
+    path: Path, reading: Reading, *, name: str | None = None, seen: State = None
+) -> Reader:
+    """Return the reader of a file, by its suffix; `seen` is what it was, if not now.
 
     Raises:
         SourceError: the suffix is unknown, or the file is empty.
@@ -65,23 +78,41 @@ def file_reader(path: Path, reading: Reading, *, name: str | None = None) -> Rea
         )
     if path.stat().st_size == 0:
         raise SourceError(f"{path} is empty (0 bytes); write it again")
+    seen = seen or state_of(path)
     return Reader(
-        name or path.name, lambda: _open(path, suffix, reading), lambda: _digest(path)
+        name or path.name,
+        lambda: _open(path, suffix, reading, seen),
+        lambda: _digest(path, seen),
     )
 
 
-def _open(path: Path, suffix: str, reading: Reading) -> Opened:
-    if suffix not in (*TEXT, ".npy") and not is_trusted():
-        look(read_through, path, suffix)
-    with as_source_error(path):
-        opened = open_csv(path, reading) if suffix in TEXT else OPENERS[suffix](path)
-        opened.schema.names  # noqa: B018  # decoded here, where the file can be named
+def _open(path: Path, suffix: str, reading: Reading, seen: State) -> Opened:
+    with _unchanged(path, seen):
+        if suffix not in (*TEXT, ".npy") and not is_trusted():
+            look(read_through, path, suffix)
+        with as_source_error(path):
+            opened = open_csv(path, reading) if suffix in TEXT else OPENERS[suffix](path)
+            opened.schema.names  # noqa: B018  # decoded here, where the file can be named
 
     def guarded() -> Iterator[pa.RecordBatch]:
-        with as_source_error(path):
+        with _unchanged(path, seen), as_source_error(path):
             yield from opened.read()
 
     return opened._replace(read=guarded)
+
+
+@contextmanager
+def _unchanged(path: Path, seen: State) -> Iterator[None]:
+    """Refuse what is read of a file that is not, or no longer, as it was seen."""
+    changed = SourceError(f"{path} was changed while it was read; run again")
+    try:
+        yield
+    except (SourceError, FileNotFoundError):
+        if state_of(path) != seen:
+            raise changed from None
+        raise
+    if state_of(path) != seen:
+        raise changed
 
 
 def read_through(path: Path, suffix: str) -> None:
@@ -95,8 +126,8 @@ def read_through(path: Path, suffix: str) -> None:
             pass
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Path, seen: State) -> str:
     labels = labels_beside(path) if suffix_of(path) == ".idx" else None
-    if labels is None:
-        return file_digest(path)
-    return digest_of([file_digest(path), file_digest(labels)])
+    with _unchanged(path, seen):
+        digest = file_digest(path)
+    return digest if labels is None else digest_of([digest, file_digest(labels)])

@@ -15,7 +15,7 @@ import pyarrow as pa
 from data.arrays import labels_beside
 from data.contract import CsvDialect
 from data.delimited import found_dialect
-from data.files import TEXT, file_reader
+from data.files import TEXT, State, file_reader, state_of
 from data.formats import Opened, Reader, Reading, SourceError
 from data.layout import (
     IS_PICTURES,
@@ -63,6 +63,7 @@ class _File:
     path: Path
     name: str
     partition: Partition
+    seen: State
 
 
 class _Untyped:
@@ -154,17 +155,18 @@ def _common_dialect(files: list[_File]) -> CsvDialect:
 
 
 def _reader(file: _File, opener: Callable[[], Opened]) -> Reader:
-    plain = file_reader(file.path, Reading(), name=file.name)
+    plain = file_reader(file.path, Reading(), name=file.name, seen=file.seen)
     return with_partition(replace(plain, open=opener), file.partition)
 
 
 def _open(file: _File, reading: Reading) -> Opened:
-    return file_reader(file.path, reading, name=file.name).opened
+    return file_reader(file.path, reading, name=file.name, seen=file.seen).opened
 
 
 def _files(paths: list[Path], root: Path) -> list[_File]:
     names = [path.relative_to(root).as_posix() for path in paths]
-    return [_File(*file) for file in zip(paths, names, partitions(names), strict=True)]
+    seen = map(state_of, paths)
+    return [_File(*file) for file in zip(paths, names, partitions(names), seen, strict=True)]
 
 
 def _fixed_part(where: str) -> Path:
