@@ -45,9 +45,10 @@ def poisson(d: ModuleType) -> None:
 
 
 def negative_binomial(d: ModuleType) -> None:
-    log_mean, log_total = draws(2, 4, 1, seed=5)
-    expected = distributions.NegativeBinomial(log_total.exp(), logits=log_mean - log_total)
-    close(d.negative_binomial(COUNTS, log_mean, log_total), expected.log_prob(COUNTS))
+    log_mean, log_totals = draws(2, 4, 1, seed=5)
+    for log_total in (log_totals, log_totals + 6):
+        expected = distributions.NegativeBinomial(log_total.exp(), logits=log_mean - log_total)
+        close(d.negative_binomial(COUNTS, log_mean, log_total), expected.log_prob(COUNTS))
 
 
 def ordinal(d: ModuleType) -> None:
@@ -131,6 +132,8 @@ MUTANTS = {
         "log_mean - log_total\n",
         "log_mean + log_total\n",
     ),
+    "rising: half dropped": ("(x + far - 0.5) *", "(x + far) *"),
+    "rising: series for all": ("total < STIRLING_FROM, direct", "total < 0.0, direct"),
     "continuous: constant dropped (B20)": (
         "return x * logits - log_tilt(logits)",
         "return x * logits - functional.softplus(logits)",
@@ -215,3 +218,26 @@ def test_a_far_ordinal_location_keeps_a_finite_mass() -> None:
     assert log_masses.isfinite().all()
     assert log_masses[0, 2].item() == pytest.approx(-201)
     assert log_masses[1, 1].item() == pytest.approx(-199 + math.log(1 - math.exp(-1)))
+
+
+@pytest.mark.parametrize("total", [0.01, 1.0, 15.9, 16.1, 1e3, 1e7])
+def test_a_rising_product_and_its_slope_keep_their_digits_in_float32(total: float) -> None:
+    """Of lgamma(1e7 + 3) - lgamma(1e7) there is none left, nor of the difference of digammas."""
+    x = torch.arange(40.0)
+    factors = total + torch.arange(40, dtype=torch.float64)
+    known, slope = (
+        torch.cat([torch.zeros(1), terms.cumsum(0)[:-1]])
+        for terms in (factors.log(), 1 / factors)
+    )
+    leaf = torch.full((40,), total, requires_grad=True)
+    found = densities.log_rising(leaf, x)
+    (found_slope,) = torch.autograd.grad(found.sum(), leaf)
+
+    torch.testing.assert_close(found.detach().double(), known, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found_slope.double(), slope, rtol=1e-4, atol=1e-9)
+
+
+def test_a_negative_binomial_of_a_large_total_is_a_poisson_in_float32() -> None:
+    x, log_mean = torch.arange(40.0), torch.tensor(2.0)
+    found = densities.negative_binomial(x, log_mean, torch.tensor(18.0))
+    torch.testing.assert_close(found, densities.poisson(x, log_mean), rtol=1e-5, atol=1e-4)

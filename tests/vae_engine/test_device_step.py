@@ -191,7 +191,7 @@ def test_batches_of_other_sizes_and_kinds_than_the_plan_says_are_taken() -> None
 
 
 def test_a_step_that_no_longer_fits_is_taken_in_parts_with_all_that_follow() -> None:
-    """In float64: of one gradient, a difference of digammas, float32 has no digit."""
+    """In float64, for its digits: Adam makes much of the last ones."""
     torch.set_default_dtype(torch.float64)
     try:
         x = sampled(table(), ROWS)

@@ -45,7 +45,7 @@ def begun(crowded: bool, **settings: Any) -> TrainState:
     ],
 )
 def test_a_step_in_parts_is_the_step_of_the_whole_batch(settings: dict[str, Any]) -> None:
-    """In float64: of one gradient, a difference of digammas, float32 has no digit."""
+    """In float64, for its digits: Adam makes much of the last ones."""
     torch.set_default_dtype(torch.float64)
     try:
         x = sampled(table(), ROWS)
