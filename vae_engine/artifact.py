@@ -23,6 +23,7 @@ from torch import Tensor
 from vae_engine.config import ModelConfig
 from vae_engine.encoding import encode
 from vae_engine.files import sha256_of, sync_folder, write_durably
+from vae_engine.likelihoods.paced import paced
 from vae_engine.model import VAE, build_model
 
 FORMAT = "latent-features/model"
@@ -119,7 +120,8 @@ def load_model(folder: Path, *, digest: str | None = None) -> VAE:
     model_config = ModelConfig.from_mapping(config["model"], source=str(folder / "config.json"))
     model = build_model(model_config, seed=0)
     try:
-        model.load_state_dict(safetensors.load_file(folder / "model.safetensors"), strict=True)
+        weights = safetensors.load_file(folder / "model.safetensors")
+        model.load_state_dict(paced(model, weights), strict=True)
     except RuntimeError as error:
         raise ArtifactError(f"{folder}: weights do not fit config.json: {error}") from error
     model.eval()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import torch as safetensors
 
 from tests.vae_engine.rows import MIXED, PICTURE, grey, pictures, random_model, sampled, table
 from vae_engine.artifact import ArtifactError, load_model, save_model, seal, verify
@@ -27,6 +28,22 @@ def test_a_model_comes_back_to_the_same_features(folder: Path) -> None:
     assert model.config == table()
     for there, here in zip(encode(random_model(table()), X), encode(model, X), strict=True):
         assert torch.equal(there, here)
+
+
+def test_a_model_from_before_its_likelihood_had_a_pace_comes_back(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    now = safetensors.load_file(path)
+    slow = [name for name in now if name.endswith(".slow")]
+    assert {name.split(".")[-2] for name in slow} == {"log_total", "first", "0"}
+    before = {
+        name.removesuffix(".slow"): 10 * weight if name in slow else weight
+        for name, weight in now.items()
+    }
+    safetensors.save_file(before, path)
+    seal(folder)
+
+    found = load_model(folder).state_dict()
+    assert all(torch.allclose(found[name], weight) for name, weight in now.items())
 
 
 def test_the_digest_is_a_function_of_the_model(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from torch.nn import functional
 from vae_engine import densities
 from vae_engine.config import Column
 from vae_engine.likelihoods.family import Family
+from vae_engine.likelihoods.paced import Paced
 
 PADDED = 4  # how many times its own size a table of columns may have
 
@@ -120,14 +121,14 @@ class Ordinal(Family):
         for share in frequencies:
             cuts = torch.logit(share.cumsum(0)[:-1].clamp(1e-4, 1 - 1e-4))
             first.append(cuts[:1])
-            gaps.append(nn.Parameter(_inverse_softplus(cuts.diff().clamp(min=1e-2))))
-        self.first = nn.Parameter(torch.cat(first))
-        self.gaps = nn.ParameterList(gaps)
+            gaps.append(Paced(_inverse_softplus(cuts.diff().clamp(min=1e-2))))
+        self.first = Paced(torch.cat(first))
+        self.gaps = nn.ModuleList(gaps)
 
     def _thresholds(self, k: int) -> Tensor:
         """Return the cuts of column k, rising."""
-        steps = functional.softplus(self.gaps[k]) + 1e-6  # strictly increasing, come what may
-        return self.first[k] + torch.cat([steps.new_zeros(1), steps.cumsum(0)])
+        steps = functional.softplus(self.gaps[k]()) + 1e-6  # strictly increasing, come what may
+        return self.first()[k] + torch.cat([steps.new_zeros(1), steps.cumsum(0)])
 
     def _log_masses(self, outputs: Tensor, k: int) -> Tensor:
         """Log masses of the codes of column k: (samples, rows, categories)."""

@@ -1,18 +1,17 @@
 """Cells that count: Poisson and negative binomial."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from vae_engine import densities
 from vae_engine.config import Column
 from vae_engine.likelihoods.family import Family
+from vae_engine.likelihoods.paced import Paced
 from vae_engine.limits import straightened
 
-PACE = 10  # a total is one number for all rows: it moves so many times as far as a weight
 LOG_RATE_MAX = 20.0  # e^20 = 4.9e8: a first bad step overflows no exponential
 
 
@@ -50,9 +49,7 @@ class Poisson(Family):
 class NegativeBinomial(Family):
     """p(x | z) = NB(x; mean exp(output), total): variance mean + mean^2 / total.
 
-    `total` (the inverse dispersion) is learned for each cell and the same for every row. It begins
-    where the moments of all rows have it, z unseen: far too small for a cell that z explains. Adam
-    moves every parameter by about the same, so this one is kept as a `PACE`-th of its logarithm.
+    `total` (the inverse dispersion) is learned for each cell and the same for every row.
     """
 
     def __init__(
@@ -65,28 +62,14 @@ class NegativeBinomial(Family):
         self.rate = Poisson(columns, mean)
         self.outputs = self.rate.outputs
         excess = (stddev.square() - mean).clamp(min=1e-3)
-        log_total = (mean.square() / excess).clamp(1e-2, 1e3).log()
-        self.slow_log_total = nn.Parameter(log_total / PACE)
-
-    @property
-    def log_total(self) -> Float[Tensor, " cells"]:
-        """Log of the inverse dispersion."""
-        return PACE * self.slow_log_total
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *others: Any
-    ) -> None:
-        """Read weights from before there was a pace, too."""
-        if (log_total := state_dict.pop(f"{prefix}log_total", None)) is not None:
-            state_dict[f"{prefix}slow_log_total"] = log_total / PACE
-        super()._load_from_state_dict(state_dict, prefix, *others)
+        self.log_total = Paced((mean.square() / excess).clamp(1e-2, 1e3).log())
 
     def log_prob(
         self, x: Float[Tensor, "rows cells"], outputs: Float[Tensor, "samples rows outputs"]
     ) -> Float[Tensor, "samples rows cells"]:
         """Log mass of each count; see `densities.negative_binomial`."""
         return densities.negative_binomial(
-            x, straightened(outputs, LOG_RATE_MAX), self.log_total
+            x, straightened(outputs, LOG_RATE_MAX), self.log_total()
         )
 
     def mean(
@@ -99,7 +82,7 @@ class NegativeBinomial(Family):
         self, outputs: Float[Tensor, "samples rows outputs"], generator: torch.Generator
     ) -> Float[Tensor, "samples rows cells"]:
         """Draw the rate from its Gamma, then a Poisson count."""
-        total = self.log_total.exp().expand(outputs.shape)
+        total = self.log_total().exp().expand(outputs.shape)
         rate = torch._standard_gamma(total, generator=generator) / total * self.mean(outputs)
         return torch.poisson(rate, generator=generator)
 
