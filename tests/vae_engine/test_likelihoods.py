@@ -12,6 +12,7 @@ from vae_engine.config import Column, ModelConfig, TrainingPlan
 from vae_engine.evaluation import evaluate
 from vae_engine.likelihoods.categorical import Categorical, Ordinal, tables
 from vae_engine.likelihoods.counts import NegativeBinomial
+from vae_engine.likelihoods.paced import PACE
 from vae_engine.likelihoods.rows import RowLikelihood
 from vae_engine.model import VAE, build_model
 from vae_engine.statistics import Statistics
@@ -343,6 +344,20 @@ def test_counts_that_z_explains_are_near_poisson_after_some_hundred_steps() -> N
     found = evaluate(state.model, [(x, torch.arange(len(x)))], samples=8, seed=0)
     assert family.log_total().detach().exp().min() > 20
     assert known - 3.0 < found.elbo.mean < known + 3 * found.elbo.stderr
+
+
+def test_a_total_that_went_far_is_a_poisson_still() -> None:
+    """Of Poisson counts no total is too large, and Adam takes full steps on what is all but flat."""
+    columns = [Column(name="n", likelihood="negative_binomial", width=3)]
+    family = NegativeBinomial(columns, torch.full((3,), 4.0), torch.full((3,), 2.0))
+    x, outputs = torch.tensor([[0.0, 3.0, 9.0]]), torch.full((1, 1, 3), math.log(4))
+    for log_total in (16.0, 100.0, 10_000.0):
+        family.log_total.slow.data.fill_(log_total / PACE)
+        found = family.log_prob(x, outputs)
+        (slope,) = torch.autograd.grad(found.sum(), family.log_total.slow)
+        close(found, family.rate.log_prob(x, outputs), rtol=1e-5, atol=1e-5)
+        assert bool(slope.isfinite().all())
+        assert bool(family.sample(outputs, torch.Generator().manual_seed(0)).isfinite().all())
 
 
 def test_codes_that_z_explains_are_sharp_after_some_hundred_steps() -> None:

@@ -13,6 +13,7 @@ from vae_engine.likelihoods.paced import Paced
 from vae_engine.limits import straightened
 
 LOG_RATE_MAX = 20.0  # e^20 = 4.9e8: a first bad step overflows no exponential
+LOG_TOTAL_MAX = 16.0  # e^16 = 8.9e6: a Poisson, and nothing in the counts to stop a total there
 
 
 class Poisson(Family):
@@ -69,7 +70,7 @@ class NegativeBinomial(Family):
     ) -> Float[Tensor, "samples rows cells"]:
         """Log mass of each count; see `densities.negative_binomial`."""
         return densities.negative_binomial(
-            x, straightened(outputs, LOG_RATE_MAX), self.log_total()
+            x, straightened(outputs, LOG_RATE_MAX), self._log_total()
         )
 
     def mean(
@@ -82,13 +83,16 @@ class NegativeBinomial(Family):
         self, outputs: Float[Tensor, "samples rows outputs"], generator: torch.Generator
     ) -> Float[Tensor, "samples rows cells"]:
         """Draw the rate from its Gamma, then a Poisson count."""
-        total = self.log_total().exp().expand(outputs.shape)
+        total = self._log_total().exp().expand(outputs.shape)
         rate = torch._standard_gamma(total, generator=generator) / total * self.mean(outputs)
         return torch.poisson(rate, generator=generator)
 
     def initial_outputs(self) -> Float[Tensor, " outputs"]:
         """Log train means."""
         return self.rate.initial_outputs()
+
+    def _log_total(self) -> Float[Tensor, " cells"]:
+        return straightened(self.log_total(), LOG_TOTAL_MAX)
 
 
 class ZeroInflatedNegativeBinomial(Family):
