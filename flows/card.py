@@ -9,6 +9,8 @@ def model_card(config: ModelConfig, plan: TrainingPlan, snapshot: Snapshot, run_
     columns = "\n".join(
         f"| {column.name} | {column.likelihood} | {column.width} |" for column in config.columns
     )
+    components = config.principal_components
+    seen = "all inputs" if not components else f"{components} of their principal components"
     return f"""# Variational auto-encoder of {snapshot.name}
 
 Run {run_id}, on snapshot {snapshot.fingerprint} ({snapshot.rows:,} rows,
@@ -19,7 +21,7 @@ Run {run_id}, on snapshot {snapshot.fingerprint} ({snapshot.rows:,} rows,
 - **What it is not**: latent spaces of two versions are not comparable; features of one
   version must not be joined with those of another.
 - **Model**: {config.network} {config.hidden}, {config.activation}, posterior
-  {config.posterior}, prior {config.prior}.
+  {config.posterior}, prior {config.prior}; the encoder sees {seen}.
 - **Training**: objective {plan.objective}, {plan.samples} sample(s) a row, batches of
   {plan.batch_rows}, {plan.optimizer} at {plan.learning_rate}, seed {plan.seed}.
 

@@ -3,6 +3,7 @@
 Everything that a spec leaves open is decided here, from the data alone, in one place.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -41,6 +42,7 @@ NEARLY_BINARY = 0.8  # share of pixels near black or white, above which grey is 
 
 WIDE = 200  # entries of x from which the larger network pays, and latents come into use unaided
 IMAGE_LATENTS, MAX_TABLE_LATENTS = 20, 16
+PRINCIPAL_COMPONENTS = 20  # in the place of wide vectors
 TRAINING_ROWS_SEEN = 1_500_000  # rows times epochs: what the default budget spends
 TABLE_ROWS_SEEN = 2_500_000  # steps of a small network are cheap, and a density wants many
 MIN_EPOCHS, MAX_EPOCHS, TABLE_MAX_EPOCHS = 10, 400, 600
@@ -120,6 +122,7 @@ def model_config(spec: Spec, preprocessor: Preprocessor, snapshot: Snapshot) -> 
     settings = {
         "latents": _latents(preprocessor),
         "hidden": (500,) if wide else (128, 128),
+        "principal_components": _components(spec, preprocessor, snapshot),
         **_said(chosen, {"likelihoods", "binarization"}),
     }
     return ModelConfig(columns=columns, **settings)
@@ -139,6 +142,16 @@ def _latents(preprocessor: Preprocessor) -> int:
     if preprocessor.features >= WIDE:
         return IMAGE_LATENTS
     return min(max(2, preprocessor.features), MAX_TABLE_LATENTS)
+
+
+def _components(spec: Spec, preprocessor: Preprocessor, snapshot: Snapshot) -> int:
+    """Of more entries than train rows an encoder would learn the rows by heart.
+
+    Not of pictures: what 20 components leave out of them is as much as was gained (500 digits).
+    """
+    rows = min(snapshot.split_rows["train"], spec.training.rows or sys.maxsize)
+    pictures = any(column.kind == "pixels" for column in preprocessor.columns)
+    return 0 if pictures or preprocessor.features <= rows else PRINCIPAL_COMPONENTS
 
 
 def _column(column: EncodedColumn, profile: Profile, chosen: ModelSection) -> Column:

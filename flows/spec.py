@@ -90,6 +90,7 @@ class ModelSection(Section):
     transform_hidden: tuple[int, ...] | None = None
     one_hot_up_to: int | None = Field(None, ge=1)
     embedding_width: int | None = Field(None, ge=1)
+    principal_components: int | None = Field(None, ge=0)
     weights: str | None = None
     initial_stddev: float | None = Field(None, gt=0)
     likelihoods: dict[str, str] = Field(default_factory=dict)  # by column, or by kind

@@ -77,11 +77,11 @@ class PictureDecoder(nn.Module):
 
 
 def build_encoder(
-    config: ModelConfig, inputs: InputLayer, initial: Initial
+    config: ModelConfig, inputs: InputLayer, width: int, initial: Initial
 ) -> MLP | PictureEncoder:
-    """Build the network from inputs to the posterior's head."""
+    """Build the network from so many inputs, or components of them, to the posterior's head."""
     if config.network == "mlp":
-        return MLP(inputs.width, config.hidden, config.activation, initial)
+        return MLP(width, config.hidden, config.activation, initial)
     return PictureEncoder(config, inputs, initial)
 
 

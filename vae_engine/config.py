@@ -155,6 +155,7 @@ class ModelConfig:
     transform_hidden: tuple[int, ...] = (64,)
     one_hot_up_to: int = 64  # categories; more of them are embedded
     embedding_width: int = 16
+    principal_components: int = 0  # that the encoder sees instead of wide vectors; 0: no such
     weights: str = "point"  # variational: the decoder's weights have a posterior (appendix F)
     initial_stddev: float | None = None  # of all weights; None: Glorot's rule
 
@@ -165,6 +166,7 @@ class ModelConfig:
         faults += [f"column {name!r} occurs twice" for name in twice]
         for name in ("latents", "components", "transforms", "one_hot_up_to", "embedding_width"):
             faults += at_least(name, getattr(self, name), 1)
+        faults += at_least("principal_components", self.principal_components, 0)
         for name in ("hidden", "upper_hidden", "transform_hidden"):
             faults += [f for width in getattr(self, name) for f in at_least(name, width, 1)]
         faults += one_of("network", self.network, NETWORKS)
@@ -186,6 +188,8 @@ class ModelConfig:
             )
         if self.network != "mlp" and not self.hidden:
             faults.append(f"network {self.network!r} needs hidden, the channels of each level")
+        if self.principal_components and self.network != "mlp":
+            faults.append(f"principal_components hide the pixels from network {self.network!r}")
         if self.prior == "vamp" and self.posterior not in ("diagonal", "full"):
             faults.append(
                 f"prior 'vamp' is a mixture of posteriors, and {self.posterior!r} is slow"

@@ -10,6 +10,7 @@ process to rounding. All ranks apply the same sum to the same weights, which sta
 Who starts the processes is no matter here: they have joined a process group of torch.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +59,11 @@ class Ranks:
         pieces = flat.split([tensor.numel() for tensor in tensors])
         for tensor, piece in zip(tensors, pieces, strict=True):
             tensor.copy_(piece.view_as(tensor))
+
+    def share_(self, tensors: Iterable[Tensor]) -> None:
+        """Replace tensors by those of the rank that leads."""
+        for tensor in tensors if self.world > 1 else ():
+            dist.broadcast(tensor, 0)
 
     def any(self, wish: bool) -> bool:  # noqa: FBT001  # it is what it is about
         """Whether any rank wishes it: the same answer for all; each waits for the others."""

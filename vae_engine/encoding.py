@@ -63,7 +63,7 @@ def posterior_map(
     if not isinstance(model, VAE) or not isinstance(model.encoder, MLP):
         return model.posterior
     body, first = model.encoder, model.encoder.first
-    if first is None or not model.inputs.only_numbers:
+    if first is None or model.projection is not None or not model.inputs.only_numbers:
         return model.posterior
     of_bytes = ByteMap.of(first.weight, first.bias, model.inputs.unit)
     if of_bytes is None:

@@ -147,7 +147,7 @@ class ExplicitGradient:
         weight = beta(self.plan, step)
         batch = self._batch(rows)
         with torch.no_grad():
-            inputs = self.model.inputs(x, torch.float32)
+            inputs = self.model.seen(x)
         scale = 1 / (samples * rows)
         nats = [0.0] * len(batch.shares)  # sums over the draws of each share
         squares = [0.0] * (len(self.tasks) + 1)
@@ -293,7 +293,7 @@ def bernoulli(
 def _black_and_white(model: VAE) -> bool:
     """Whether the encoder sees, cell by cell, what the decoder gives the log odds of."""
     block = bernoulli_block(model)
-    return block is not None and not block.masked
+    return block is not None and not block.masked and model.projection is None
 
 
 def _summed(x: Float[Tensor, "samples rows latents"]) -> Float[Tensor, "rows latents"]:

@@ -68,8 +68,13 @@ class InputLayer(nn.Module):
 
         places = {entry: place for place, entry in enumerate(entries)}
         self.place_of = {k: places[config.starts[k]] for k in numbers}
-        self.width = len(entries) + len(entries_of(config, marked)) + self.indicators
-        self.width += len(many) * config.embedding_width
+        owners = [k for k in numbers for _ in range(columns[k].width)]
+        owners += [k for k in marked for _ in range(columns[k].width)]
+        owners += [k for k in few for _ in range(columns[k].categories)]
+        self.fixed = len(owners)  # inputs that no training changes come first
+        owners += [k for k in many for _ in range(config.embedding_width)]
+        self.owners = tuple(owners)  # the column of each input
+        self.width = len(owners)
         # Each input is a cell divided by its unit, if it is not missing.
         self.only_numbers = not (counts or marked or codes)
 

@@ -3,6 +3,8 @@
 Two networks around a latent:
 
     x -> inputs -> encoder -> head -> q(z | x)          z -> decoder -> tail -> p(x | z)
+
+Of wide tables the encoder may see the principal components of its inputs instead.
 """
 
 from typing import Protocol, runtime_checkable
@@ -21,6 +23,7 @@ from vae_engine.networks import Initial, linear
 from vae_engine.noise import weights_generator
 from vae_engine.posteriors import Posterior
 from vae_engine.priors import build_prior
+from vae_engine.projection import Projection
 from vae_engine.statistics import Statistics
 
 GENERATIVE = ("decoder.", "tail.", "likelihood.", "prior.")
@@ -62,7 +65,9 @@ class VAE(nn.Module):
         self.config = config
         self.latents = config.total_latents
         self.inputs = InputLayer(config, initial)
-        self.encoder = build_encoder(config, self.inputs, initial)
+        self.projection = self._projection(statistics, initial)
+        width = self.inputs.width if self.projection is None else self.projection.width
+        self.encoder = build_encoder(config, self.inputs, width, initial)
         self.family = build_head(config, initial)
         self.head = linear(self.encoder.outputs, self.family.outputs, initial)
         self.likelihood = RowLikelihood(config, statistics)
@@ -70,7 +75,10 @@ class VAE(nn.Module):
         with torch.no_grad():
             self.tail.bias.copy_(self.likelihood.initial_outputs())
         self.prior = build_prior(
-            config, initial, self._pseudo_inputs(statistics, initial), self.posterior_of_inputs
+            config,
+            initial,
+            self._pseudo_inputs(statistics, width, initial),
+            self.posterior_of_inputs,
         )
         self.standard_prior = self.prior.standard
         self.weight_log_stddev: nn.ParameterDict | None = None
@@ -85,7 +93,12 @@ class VAE(nn.Module):
 
     def posterior(self, x: Shaped[Tensor, "rows features"]) -> Posterior:
         """q(z | x) of each row.  Eq. 9 and appendix C."""
-        return self.posterior_of_inputs(self.inputs(x, self.head.weight.dtype))
+        return self.posterior_of_inputs(self.seen(x))
+
+    def seen(self, x: Shaped[Tensor, "rows features"]) -> Float[Tensor, "rows width"]:
+        """Return what the encoder's first layer sees: the inputs, or components of them."""
+        inputs = self.inputs(x, self.head.weight.dtype)
+        return inputs if self.projection is None else self.projection(inputs)
 
     def posterior_of_inputs(self, inputs: Float[Tensor, "rows width"]) -> Posterior:
         """q(z | x) from what the encoder's first layer sees."""
@@ -138,6 +151,11 @@ class VAE(nn.Module):
         z = self.prior.sample(rows, generator).to(self.head.weight.dtype)
         return self.likelihood.sample(self.decode(z[None]), generator)[0], z
 
+    def measured(self) -> list[Tensor]:
+        """Return what was found from training rows, and no step of training changes."""
+        projection = self.projection
+        return [] if projection is None else [projection.centre, projection.directions]
+
     def generative_parameters(self) -> dict[str, nn.Parameter]:
         """Return theta by name: what p(z) p(x | z) depends on, and nothing of q."""
         return {
@@ -146,17 +164,36 @@ class VAE(nn.Module):
             if name.startswith(GENERATIVE) and name != "prior.pseudo_inputs"
         }
 
+    def _projection(self, statistics: Statistics | None, initial: Initial) -> Projection | None:
+        """Return the map to the components of training rows; a random one where none are known.
+
+        Components take the place of vectors wider than they are many; where there is none, of
+        all columns but those whose inputs are learned.
+        """
+        components, columns = self.config.principal_components, self.config.columns
+        if not components:
+            return None
+        owners = self.inputs.owners
+        vectors = [j for j, k in enumerate(owners) if columns[k].width > components]
+        projected = vectors or range(self.inputs.fixed)
+        if not projected:
+            return None
+        projection = Projection(self.inputs.width, projected, components, initial.generator)
+        if statistics is not None and len(statistics.examples):
+            projection.measure(self.inputs(statistics.examples, torch.float32))
+        return projection
+
     @torch.no_grad()
     def _pseudo_inputs(
-        self, statistics: Statistics | None, initial: Initial
+        self, statistics: Statistics | None, width: int, initial: Initial
     ) -> Float[Tensor, "components width"] | None:
         """Return training rows for a VampPrior to begin from; noise where none are known."""
         if self.config.prior != "vamp":
             return None
         components = self.config.components
         if statistics is None or not len(statistics.examples):
-            return torch.randn(components, self.inputs.width, generator=initial.generator)
-        rows = self.inputs(statistics.examples, self.head.weight.dtype)
+            return torch.randn(components, width, generator=initial.generator)
+        rows = self.seen(statistics.examples)
         return rows[torch.arange(components) % len(rows)].clone()
 
 

@@ -11,8 +11,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from vae_engine.config import ModelConfig
+from vae_engine.projection import MOST_ROWS
 
-EXAMPLES = 1000
+EXAMPLES = 1000  # of which a prior is made; principal components are found from more
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,12 @@ class Statistics:
     grey: tuple[str, ...]  # bernoulli columns that hold more than their two extremes
     examples: Shaped[
         Tensor, "_ features"
-    ]  # a few of the rows, for a prior that is made of rows
+    ]  # a few of the rows, for a prior that is made of rows, and for principal components
 
     @classmethod
     def of(cls, config: ModelConfig, x: Tensor) -> "Statistics":
         """Measure training rows (rows, features), or a sample of them, in float64."""
+        examples = MOST_ROWS if config.principal_components else EXAMPLES
         mean, stddev = torch.zeros(config.features), torch.ones(config.features)
         frequencies: list[Tensor | None] = []
         grey = []
@@ -47,7 +49,14 @@ class Statistics:
             if column.likelihood == "bernoulli":
                 extreme = (cells == 0) | (cells == torch.as_tensor(column.scale).double())
                 grey += [column.name] if bool((observed & ~extreme).any()) else []
-        return cls(mean, stddev, tuple(frequencies), tuple(grey), x[:EXAMPLES].clone())
+        return cls(mean, stddev, tuple(frequencies), tuple(grey), _evenly(x, examples))
+
+
+def _evenly(x: Tensor, rows: int) -> Tensor:
+    """At most so many of the rows, evenly spaced: a file may be sorted by what they are."""
+    if len(x) <= rows:
+        return x.clone()
+    return x[torch.arange(rows) * len(x) // rows]
 
 
 def _frequencies(codes: Tensor, categories: int) -> Tensor:

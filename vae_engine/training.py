@@ -157,6 +157,7 @@ def new_state(
     check_divisible(plan, ranks)
     ascent = build_ascent(config, plan, rows)
     model = build_model(config, seed=plan.seed, statistics=statistics).to(plan.device)
+    ranks.share_(model.measured())  # another processor rounds otherwise
     optimizer = build_optimizer(model.parameters(), plan)
     autograd = AutogradGradient(model, ascent, optimizer, ranks, Parts())
     explicit = on_device = average = None

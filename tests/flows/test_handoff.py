@@ -2,15 +2,23 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
 
 from data.encoding import EncodedColumn
-from flows.handoff import device, likelihood_of, training_plan
-from flows.spec import Spec, SpecError
+from data.preprocessing import fit_preprocessor
+from data.snapshot import open_snapshot
+from flows.handoff import device, likelihood_of, model_config, training_plan
+from flows.ingest import ingest_dataset
+from flows.settings import Home
+from flows.spec import Spec, SpecError, load_spec
 from vae_engine.config import Column, ModelConfig, TrainingPlan
 from vae_engine.evaluation import evaluate
 from vae_engine.statistics import Statistics
@@ -109,6 +117,44 @@ def test_a_column_has_the_likelihood_of_its_kind(
     column = EncodedColumn(name="a", kind=kind, dtype="int64", start=0, width=width)
 
     assert likelihood_of(column) == likelihood
+
+
+@pytest.mark.parametrize(
+    ("columns", "said", "components"),
+    [
+        (60, {}, 20),
+        (20, {}, 0),
+        (20, {"training.rows": 10}, 20),
+        (60, {"model.principal_components": 7}, 7),
+        (60, {"model.principal_components": 0}, 0),
+    ],
+)
+def test_a_table_with_more_columns_than_rows_is_seen_by_its_components(
+    columns: int, said: dict[str, Any], components: int, tmp_path: Path
+) -> None:
+    rows = np.random.default_rng(0).normal(size=(40, columns))
+    table = pa.table({f"c{k}": rows[:, k] for k in range(columns)})
+
+    assert chosen(table, said, tmp_path).principal_components == components
+
+
+def test_a_picture_with_more_pixels_than_there_are_rows_is_seen_whole(tmp_path: Path) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, 40 * 64, dtype=np.uint8)
+    images = pa.FixedSizeListArray.from_arrays(pa.array(grey), 64)
+    config = chosen(pa.table({"image": images}), {}, tmp_path)
+
+    assert config.columns[0].image is not None
+    assert config.principal_components == 0
+
+
+def chosen(table: pa.Table, said: dict[str, Any], folder: Path) -> ModelConfig:
+    """The model of a table of which a spec says so much."""
+    pq.write_table(table, folder / "wide.parquet")
+    settings = [f"{key}={value}" for key, value in said.items()]
+    wide = load_spec(str(folder / "wide.parquet"), settings)
+    ingested = ingest_dataset(wide, Home(folder / "home"))
+    snapshot = open_snapshot(Path(ingested.value["path"]))
+    return model_config(wide, fit_preprocessor(snapshot), snapshot)
 
 
 def test_a_gpu_that_is_not_here_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,6 +151,8 @@ def test_eight_bit_pictures_have_golden_rows_too(tmp_path: Path) -> None:
         {"prior": "vamp", "components": 3},
         {"upper_latents": 2},
         {"one_hot_up_to": 3},
+        {"one_hot_up_to": 3, "principal_components": 2},
+        {"columns": (PICTURE,), "principal_components": 4, "prior": "vamp", "components": 3},
         {"weights": "variational"},
         {"columns": (MIXED[0], PICTURE), "network": "conv", "hidden": (4,)},
         {"columns": (PICTURE,), "network": "residual", "hidden": (4, 4)},

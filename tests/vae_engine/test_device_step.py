@@ -242,6 +242,7 @@ VARIED = replace(table(), columns=MIXED + MORE)
 MODELS = {
     "all kinds of columns": VARIED,
     "embedded codes": replace(VARIED, one_hot_up_to=2),
+    "principal components": table(principal_components=2),
     "full covariance": table(posterior="full"),
     "inverse autoregressive flow": table(posterior="iaf"),
     "splines": table(posterior="spline"),

@@ -1,7 +1,9 @@
 """Training by several processes: the curve of one process, to rounding, and equal weights."""
 
 import multiprocessing
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from tests.vae_engine.rows import plan, sampled, table
 from vae_engine import checkpoint
 from vae_engine.config import ConfigError
 from vae_engine.distributed import Ranks
+from vae_engine.statistics import Statistics
 from vae_engine.training import TrainState, fit, minibatches, new_state
 
 STEPS, HALF = 40, 20
@@ -31,6 +34,18 @@ def weights(state: TrainState) -> Tensor:
     return torch.cat([p.detach().flatten() for p in state.model.parameters()])
 
 
+def share_rank(rank: int, world: int, folder: Path) -> None:
+    """Measure components of rows that are this rank's own; keep what it then sees by."""
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=world
+    )
+    config = table(principal_components=2)
+    known = Statistics.of(config, sampled(config, ROWS, seed=rank))
+    state = new_state(config, plan(), known, ranks=Ranks(rank, world))
+    torch.save(state.model.measured(), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
 def train_rank(rank: int, world: int, folder: Path) -> None:
     """Train to the half, save, and go on to the end; keep what came out."""
     torch.set_num_threads(1)
@@ -48,6 +63,17 @@ def train_rank(rank: int, world: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
+def answers(work: Callable[[int, int, Path], None], world: int, folder: Path) -> list[Any]:
+    """What each of so many processes kept."""
+    context = multiprocessing.get_context("spawn")
+    ranks = [context.Process(target=work, args=(rank, world, folder)) for rank in range(world)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    return [torch.load(folder / f"{rank}.pt") for rank in range(world)]  # noqa: TID251
+
+
 def test_two_processes_train_as_one_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,17 +83,7 @@ def test_two_processes_train_as_one_does(
     alone = begun(Ranks())
     expected = curve(alone)
 
-    context = multiprocessing.get_context("spawn")
-    ranks = [
-        context.Process(target=train_rank, args=(rank, world, tmp_path))
-        for rank in range(world)
-    ]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join()
-
-    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]  # noqa: TID251
+    found = answers(train_rank, world, tmp_path)
     torch.testing.assert_close(found[0]["curve"], expected, rtol=1e-4, atol=1e-4)
     assert torch.equal(found[0]["weights"], found[1]["weights"])
     assert found[0]["curve"] == found[1]["curve"]
@@ -77,6 +93,21 @@ def test_two_processes_train_as_one_does(
     assert resumed.step == HALF
     rest = curve(resumed)
     torch.testing.assert_close(rest, found[0]["curve"][HALF:], rtol=1e-4, atol=1e-4)
+
+
+def test_ranks_see_by_the_components_of_the_one_that_leads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On machines that round otherwise, directions of like variance may be turned."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    config = table(principal_components=2)
+    known = Statistics.of(config, sampled(config, ROWS, seed=0))
+    leads = new_state(config, plan(), known).model.measured()
+    found = answers(share_rank, 2, tmp_path)
+
+    for expected, first, second in zip(leads, *found, strict=True):
+        torch.testing.assert_close(first, expected)
+        assert torch.equal(first, second)
 
 
 def test_what_needs_the_whole_batch_is_not_divided() -> None:

@@ -1,5 +1,6 @@
 """The gradient written out is that of autograd, and its steps lead to the same weights."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,6 +47,8 @@ def rows_and_noise(config: ModelConfig, settled: TrainingPlan) -> tuple[Tensor, 
         (pictures(), {"samples": 3, "beta": 0.3}),
         (pictures(hidden=()), {}),
         (VECTOR, {"samples": 2}),
+        (replace(VECTOR, principal_components=2), {}),
+        (pictures(principal_components=4), {}),
         (table(), {"beta": 2.0}),
         (table(columns=MIXED[2:3]), {}),  # one binary column: it may be missing
     ],
