@@ -1,7 +1,8 @@
-"""An MLP whose products are written into buffers: forward, back, and the gradients of its weights.
+"""An MLP without a graph: forward, back, and the gradients of its weights.
 
-What autograd does, without a graph: a step allocates next to nothing, any rows may go through on
-any thread, and the gradients of a layer are taken of all rows at once.
+What autograd does, with less: any rows may go through on any thread, the gradients of a layer are
+taken of all rows at once, and products are written into buffers or, where the library that makes
+them brings tensors of its own, those take the buffers' places: nothing is copied.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vae_engine.networks import Tanh, write_tanh
-from vae_engine.products import affine, back_through, write_gradient
+from vae_engine.products import affine, back_through, gradient_of_weight, large
 
 aten = torch.ops.aten
 
@@ -22,16 +23,19 @@ class Activation(NamedTuple):
 
     apply: Callable[[Tensor, Tensor], object]  # of x and y
     back: Callable[[Tensor, Tensor, Tensor], object]  # of d, x and y
+    with_product: str | None = None  # its name in oneDNN, where f' is known from y alone
 
 
 ACTIVATIONS: dict[type[nn.Module], Activation] = {
     Tanh: Activation(
         write_tanh,
         lambda d, _x, y: aten.tanh_backward.grad_input(d, y, grad_input=d),
+        "tanh",
     ),
     nn.ReLU: Activation(
         lambda x, y: torch.clamp(x, min=0, out=y),
         lambda d, _x, y: aten.threshold_backward.grad_input(d, y, 0, grad_input=d),
+        "relu",
     ),
     nn.SiLU: Activation(
         lambda x, y: aten.silu.out(x, out=y),
@@ -54,18 +58,16 @@ class Layer(NamedTuple):
     module: nn.Linear
     weight: Tensor
     bias: Tensor
-    gradient: Tensor  # of both, in one vector
-    weight_gradient: Tensor  # the two parts of it
+    weight_room: Tensor  # for the gradient of the weight
     bias_gradient: Tensor
 
     @classmethod
     def of(cls, linear: nn.Linear) -> "Layer":
         """Take the parameters of a module, and room for their gradients."""
-        weight, bias = linear.weight, linear.bias
-        gradient = weight.new_zeros(weight.numel() + bias.numel())
-        weight.grad = gradient[: weight.numel()].view_as(weight)
-        bias.grad = gradient[weight.numel() :]
-        return cls(linear, weight.detach(), bias.detach(), gradient, weight.grad, bias.grad)
+        linear.weight.grad = torch.zeros_like(linear.weight)
+        linear.bias.grad = torch.zeros_like(linear.bias)
+        weight, bias = linear.weight.detach(), linear.bias.detach()
+        return cls(linear, weight, bias, linear.weight.grad, linear.bias.grad)
 
 
 Buffers = tuple[list[Tensor], list[Tensor], list[Tensor]]  # x, y and slopes, layer by layer
@@ -76,7 +78,8 @@ class Chain:
 
         x_k = W_k y_(k-1) + b_k,   y_k = f(x_k)
 
-    `slopes` are those of a loss by each x_k.
+    `slopes` are those of a loss by each x_k. A part of a chain writes into the buffers of the
+    whole; in another one the results of large products take the buffers' places.
     """
 
     def __init__(
@@ -84,10 +87,13 @@ class Chain:
         layers: Sequence[Layer],
         activation: Activation | None,
         buffers: Buffers,
+        *,
+        is_part: bool = False,
     ) -> None:
-        self.layers, self.activation = layers, activation
+        self.layers, self.activation, self.is_part = layers, activation, is_part
         self.x, self.y, self.slopes = buffers
         self.ones = self.x[0].new_ones(len(self.x[0]))
+        self.fused = None if activation is None or is_part else activation.with_product
 
     @classmethod
     def of(cls, modules: Sequence[nn.Module], rows: int) -> "Chain":
@@ -101,41 +107,63 @@ class Chain:
         """Return the same chain with room for more rows."""
         return Chain(self.layers, self.activation, _room(self.layers, rows))
 
+    def first(self, rows: int) -> "Chain":
+        """Return a chain of the same layers with room for no more than so many rows."""
+        return Chain(self.layers, self.activation, self._some(slice(0, rows)))
+
     def part(self, rows: slice) -> "Chain":
         """Return the same chain on these rows alone, in the same buffers."""
-        x, y, slopes = (
-            [buffer[rows] for buffer in buffers] for buffers in (self.x, self.y, self.slopes)
-        )
-        return Chain(self.layers, self.activation, (x, y, slopes))
+        return Chain(self.layers, self.activation, self._some(rows), is_part=True)
 
     def forward(self, below: Float[Tensor, "rows inputs"]) -> Float[Tensor, "rows outputs"]:
-        """Return what the last layer makes of the inputs: its buffer."""
-        affine(self.layers[0].bias, below, self.layers[0].weight, self.x[0])
-        for layer, before, y, x in zip(
-            self.layers[1:], self.x[:-1], self.y, self.x[1:], strict=True
-        ):
-            assert self.activation is not None
-            self.activation.apply(before, y)
-            affine(layer.bias, y, layer.weight, x)
+        """Return what the last layer makes of the inputs."""
+        last = len(self.layers) - 1
+        for k, layer in enumerate(self.layers):
+            if k == last:
+                self._put(self.x, k, affine(layer.bias, below, layer.weight, self.x[k]))
+            elif self.fused is not None and large(len(below), layer.weight):
+                self.y[k] = affine(layer.bias, below, layer.weight, self.x[k], self.fused)
+                below = self.y[k]
+            else:
+                assert self.activation is not None
+                self._put(self.x, k, affine(layer.bias, below, layer.weight, self.x[k]))
+                self.activation.apply(self.x[k], self.y[k])
+                below = self.y[k]
         return self.x[-1]
 
     def backward(self) -> None:
         """From the slopes of the last layer, which the caller wrote, to those of the first."""
         for k in range(len(self.layers) - 1, 0, -1):
             assert self.activation is not None
-            back_through(self.slopes[k], self.layers[k].weight, self.slopes[k - 1])
+            found = back_through(self.slopes[k], self.layers[k].weight, self.slopes[k - 1])
+            self._put(self.slopes, k - 1, found)
             self.activation.back(self.slopes[k - 1], self.x[k - 1], self.y[k - 1])
 
     def slopes_below(self) -> Float[Tensor, "rows inputs"]:
         """Slopes of the loss by the inputs, after `backward`."""
         return torch.mm(self.slopes[0], self.layers[0].weight)
 
-    def write_gradient(self, k: int, below: Float[Tensor, "rows inputs"], scale: float) -> None:
-        """Write the gradients of layer k, times `scale`, into those of its parameters."""
+    def write_gradient(self, k: int, below: Float[Tensor, "rows inputs"]) -> float:
+        """Give the parameters of layer k their gradients; return the squared length of both."""
         layer, slopes = self.layers[k], self.slopes[k]
-        write_gradient(slopes, self.y[k - 1] if k else below, scale, layer.weight_gradient)
-        bias = layer.bias_gradient
-        torch.addmv(bias, slopes.t(), self.ones, beta=0, alpha=scale, out=bias)  # a sum of rows
+        x = self.y[k - 1] if k else below
+        weight = gradient_of_weight(slopes, x, layer.weight_room)
+        bias = torch.mv(slopes.t(), self.ones, out=layer.bias_gradient)  # a sum over rows
+        layer.module.weight.grad = weight
+        flat = weight.view(-1)
+        return float(torch.dot(flat, flat)) + float(torch.dot(bias, bias))
+
+    def _some(self, rows: slice) -> Buffers:
+        x, y, slopes = (
+            [buffer[rows] for buffer in buffers] for buffers in (self.x, self.y, self.slopes)
+        )
+        return x, y, slopes
+
+    def _put(self, buffers: list[Tensor], k: int, result: Tensor) -> None:
+        if not self.is_part:
+            buffers[k] = result
+        elif result is not buffers[k]:
+            buffers[k].copy_(result)
 
 
 def _room(layers: Sequence[Layer], rows: int) -> Buffers:

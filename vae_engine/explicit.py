@@ -25,7 +25,7 @@ from vae_engine.config import TrainingPlan
 from vae_engine.heads import LOG_STDDEV_RANGE
 from vae_engine.model import VAE
 from vae_engine.networks import MLP
-from vae_engine.optimizers import fused_update
+from vae_engine.optimizers import fused_update, gradients_of
 from vae_engine.schedule import beta
 from vae_engine.workers import Workers
 
@@ -61,9 +61,7 @@ class Share(NamedTuple):
     rows: slice
     encoder: Chain
     decoder: Chain
-    mean: Tensor  # (rows, latents), the first half of what the encoder puts out
-    raw: Tensor  # the second
-    of_mean: Tensor  # the slopes of the two
+    of_mean: Tensor  # (rows, latents): the slopes of the two halves of the encoder's outputs
     of_raw: Tensor
     moments: Tensor  # (rows, 2 latents): mean and standard deviation
     stddev: Tensor  # the second half of them
@@ -73,13 +71,11 @@ class Share(NamedTuple):
     @classmethod
     def of(cls, rows: slice, encoder: Chain, decoder: Chain, draws: Tensor) -> "Share":
         """Name the parts of these buffers, and make room for the moments."""
-        mean, raw = encoder.x[-1].chunk(2, -1)
         of_mean, of_raw = encoder.slopes[-1].chunk(2, -1)
         moments = torch.empty_like(encoder.x[-1])
         stddev = moments.chunk(2, -1)[1]
-        z = draws.view(-1, len(mean), draws.shape[-1])
-        places = mean, raw, of_mean, of_raw, moments, stddev
-        return cls(rows, encoder, decoder, *places, z, draws)
+        z = draws.view(-1, len(moments), draws.shape[-1])
+        return cls(rows, encoder, decoder, of_mean, of_raw, moments, stddev, z, draws)
 
 
 class Batch(NamedTuple):
@@ -127,11 +123,7 @@ class ExplicitGradient:
         for task in self.tasks:
             owned[task.worker] += self._layer(task).module.parameters()
         owned[0] += self.shared
-        self.gradients = [
-            [self._layer(task).gradient for task in self.tasks if task.worker == worker]
-            for worker in range(self.workers.count)
-        ]
-        self.gradients[0] += [p.grad for p in self.shared if p.grad is not None]
+        self.owned = owned
         self.updates = [fused_update(optimizer, mine, plan) for mine in owned]
         self._batches: dict[int, Batch] = {}
 
@@ -154,7 +146,7 @@ class ExplicitGradient:
 
         def rows_of(worker: int) -> None:
             for k in range(worker, len(nats), self.workers.count):
-                nats[k] = self._there_and_back(batch.shares[k], x, inputs, noise, weight)
+                nats[k] = self._there_and_back(batch.shares[k], x, inputs, noise, weight, scale)
 
         def layers_of(worker: int) -> None:
             for k, task in enumerate(self.tasks):
@@ -162,14 +154,12 @@ class ExplicitGradient:
                     chain, below = (
                         (batch.decoder, batch.z) if task.of_decoder else (batch.encoder, inputs)
                     )
-                    chain.write_gradient(task.k, below, scale)
-                    squares[k] = _square(chain.layers[task.k].gradient)
+                    squares[k] = chain.write_gradient(task.k, below)
 
         self.workers.run(rows_of)
         self.workers.run(layers_of)
         for parameter in self.shared:
             assert parameter.grad is not None
-            parameter.grad.mul_(scale)
             squares[-1] += _square(parameter.grad)
         return sum(nats) * scale, sum(squares) ** 0.5
 
@@ -177,56 +167,64 @@ class ExplicitGradient:
         """Move the weights against the gradient times `factor`."""
 
         def moves(worker: int) -> None:
-            if not self.gradients[worker]:  # there are more workers than layers
+            if not self.owned[worker]:  # there are more workers than layers
                 return
             if factor != 1:
-                torch._foreach_mul_(self.gradients[worker], factor)
+                torch._foreach_mul_(gradients_of(self.owned[worker]), factor)
             self.updates[worker](rate)
 
         self.workers.run(moves)
 
     def _there_and_back(
-        self, share: Share, x: Tensor, inputs: Tensor, noise: Tensor, weight: float
+        self,
+        share: Share,
+        x: Tensor,
+        inputs: Tensor,
+        noise: Tensor,
+        weight: float,
+        scale: float,
     ) -> float:
-        """Leave the slopes of all layers in the buffers; return the sum of the bound over draws."""
+        """Leave the slopes of all layers, times `scale`; return the sum of the bound over draws."""
         seen, noise = inputs[share.rows], noise[:, share.rows]
         weight *= len(noise)  # of the KL, in a sum over draws
         outputs = share.encoder.forward(seen)
-        raw, stddev = share.raw, share.stddev
+        (mean, raw), stddev = outputs.chunk(2, -1), share.stddev
         shrink = torch.add(ONE, aten.leaky_relu(raw, HIGH / LOW), alpha=1 / HIGH).reciprocal_()
         log_stddev = raw * shrink  # `limits.squashed`, whose slope is shrink squared
         share.moments.copy_(outputs)
         torch.exp(log_stddev, out=stddev)
-        torch.addcmul(share.mean, stddev, noise, out=share.z)
+        torch.addcmul(mean, stddev, noise, out=share.z)
         kl = 0.5 * (_square(share.moments) - raw.numel()) - float(log_stddev.sum())
 
         outputs = share.decoder.forward(share.draws)
         slopes = share.decoder.slopes[-1]
         if self.pixels:
-            log_likelihood = bernoulli(seen, outputs, slopes)
+            log_likelihood = bernoulli(seen, outputs, slopes, scale)
         else:
-            log_likelihood = self._likelihood(x[share.rows], outputs, slopes)
+            log_likelihood = self._likelihood(x[share.rows], outputs, slopes, scale)
         share.decoder.backward()
 
         slopes_of_z = share.decoder.slopes_below().view(noise.shape)
-        torch.add(_summed(slopes_of_z), share.mean, alpha=weight, out=share.of_mean)
-        by_stddev = _summed(slopes_of_z * noise).add_(stddev, alpha=weight)
-        torch.mul(by_stddev.mul_(stddev).sub_(weight), shrink.square_(), out=share.of_raw)
+        pull = weight * scale
+        torch.add(_summed(slopes_of_z), mean, alpha=pull, out=share.of_mean)
+        by_stddev = _summed(slopes_of_z * noise).add_(stddev, alpha=pull)
+        torch.mul(by_stddev.mul_(stddev).sub_(pull), shrink.square_(), out=share.of_raw)
         share.encoder.backward()
         return log_likelihood - weight * kl
 
-    def _likelihood(self, x: Tensor, outputs: Tensor, slopes: Tensor) -> float:
-        """Write the slopes of -log p(x | z) by the decoder's outputs; return its sum over draws."""
+    def _likelihood(self, x: Tensor, outputs: Tensor, slopes: Tensor, scale: float) -> float:
+        """Write `scale` times the slopes of -log p(x | z); return its sum over draws in nats."""
         leaf = outputs.detach().requires_grad_()
         with torch.enable_grad():
             by_draw = leaf.view(-1, len(x), leaf.shape[-1])
-            loss = -self.model.likelihood.log_prob(x, by_draw).sum()
+            nats = self.model.likelihood.log_prob(x, by_draw).sum()
+            loss = -scale * nats
         found = torch.autograd.grad(loss, [leaf, *self.shared])
         slopes.copy_(found[0])
         for parameter, gradient in zip(self.shared, found[1:], strict=True):
             assert parameter.grad is not None
             parameter.grad.copy_(gradient)
-        return -float(loss)
+        return float(nats)
 
     def _layer(self, task: Task) -> Layer:
         return (self.decoder if task.of_decoder else self.encoder).layers[task.k]
@@ -258,25 +256,36 @@ class ExplicitGradient:
                 self.encoder = self.encoder.enlarged(rows)
                 self.decoder = self.decoder.enlarged(samples * rows)
                 self.z = self.z.new_empty(samples * rows, self.z.shape[1])
-            count = self._shares(samples * rows)
-            ends = [rows * k // count for k in range(count + 1)]
-            shares = []
-            for start, stop in pairwise(ends):
-                some, draws = slice(start, stop), slice(samples * start, samples * stop)
-                places = self.encoder.part(some), self.decoder.part(draws), self.z[draws]
-                shares.append(Share.of(some, *places))
-            draws = slice(0, samples * rows)
-            encoder, decoder = self.encoder.part(slice(0, rows)), self.decoder.part(draws)
-            self._batches[rows] = Batch(encoder, decoder, self.z[draws], shares)
+            encoder, decoder = self.encoder.first(rows), self.decoder.first(samples * rows)
+            z, count = self.z[: samples * rows], self._shares(samples * rows)
+            shares = [Share.of(slice(0, rows), encoder, decoder, z)]
+            if count > 1:
+                ends = [rows * k // count for k in range(count + 1)]
+                shares = [
+                    _share(encoder, decoder, z, slice(start, stop))
+                    for start, stop in pairwise(ends)
+                ]
+            self._batches[rows] = Batch(encoder, decoder, z, shares)
         return self._batches[rows]
+
+
+def _share(encoder: Chain, decoder: Chain, z: Tensor, rows: slice) -> Share:
+    """These rows of a batch, and their draws: all that follow each other."""
+    samples = len(z) // len(encoder.x[0])
+    draws = slice(samples * rows.start, samples * rows.stop)
+    return Share.of(rows, encoder.part(rows), decoder.part(draws), z[draws])
 
 
 def bernoulli(
     white: Float[Tensor, "rows cells"],
     logits: Float[Tensor, "draws cells"],
     slopes: Float[Tensor, "draws cells"],
+    scale: float,
 ) -> float:
-    """Write the slopes of -log p(x | z), sigmoid(logits) - x; return its sum over draws in nats.
+    """Write `scale` times the slopes of -log p(x | z), sigmoid(logits) - x.
+
+    Returns:
+        log p(x | z), summed over the draws, in nats.
 
     `densities.bernoulli` in fewer passes over memory. Draws are all rows of the first sample,
     then all of the second.
@@ -286,7 +295,7 @@ def bernoulli(
     by_sample = logits.view(-1, len(cells))
     nats = sum(float(torch.dot(sample, cells)) for sample in by_sample) - float(slopes.sum())
     torch.sigmoid(logits, out=slopes)
-    slopes.view(-1, *white.shape).sub_(white)
+    slopes.view(-1, *white.shape).sub_(white).mul_(scale)
     return nats
 
 

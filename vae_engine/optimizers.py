@@ -38,20 +38,22 @@ def begin_moments(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Para
             }
 
 
+def gradients_of(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+    """Return the gradients that are there."""
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
 def fused_update(
     optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], plan: TrainingPlan
 ) -> Callable[[float], None]:
     """Return rate -> the update of these parameters by their gradients, in one call.
 
     The same as a step of `optimizer`, whose moments it moves, without what `step` does in Python:
-    that takes as long as the update of a small model. Gradients stay in the tensors that they are
-    in now.
+    that takes as long as the update of a small model.
     """
     if plan.optimizer != "adagrad":
         begin_moments(optimizer, parameters)
     weights = [parameter.detach() for parameter in parameters]
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-
     kernel, settings_of_adam = _adam_kernel(plan), _adam_settings(plan)
     moments: dict[str, list[Tensor]] = {}
     owner: object = None  # of these moments: loading other ones replaces it
@@ -68,7 +70,7 @@ def fused_update(
         torch._foreach_add_(moments["step"], 1)
         torch._fused_adagrad_(
             weights,
-            gradients,
+            gradients_of(parameters),
             moments["sum"],
             moments["step"],
             lr=rate,
@@ -83,7 +85,7 @@ def fused_update(
         torch._foreach_add_(moments["step"], 1)
         kernel(
             weights,
-            gradients,
+            gradients_of(parameters),
             moments["exp_avg"],
             moments["exp_avg_sq"],
             [],

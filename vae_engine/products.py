@@ -2,10 +2,11 @@
 
 `torch.mm` asks MKL, which lets threads share the rows of a product, and a minibatch has few of
 them. oneDNN shares the columns too and knows more processors: it is ahead by a tenth to a third
-where a product is large, and behind where a call costs more than the product. On processors that
-are not Intel's, MKL does not use the widest instructions, and is behind much earlier.
+where a product is large, and behind where a call costs more than the product. On AMD's, MKL leaves
+the widest instructions out: where there are any, it is behind much earlier, and elsewhere never.
 """
 
+import math
 from functools import cache
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-LEAST_TERMS = 10_000_000  # multiplications from which oneDNN is ahead
-LEAST_TERMS_AMD = 1_500_000
+LEAST_TERMS = 10e6  # multiplications from which oneDNN is ahead
+LEAST_TERMS_AMD = 1.5e6  # with AVX-512
 IN_ONEDNN = {"tanh": "tanh", "relu": "relu", "silu": "swish", "gelu": "gelu"}  # to its names
 ONEDNN = torch.backends.mkldnn.is_available()  # not built into every PyTorch
 
@@ -51,57 +52,65 @@ def asks_onednn(
     plain = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
     if plain or {x.device.type, x.dtype, weight.dtype} != {"cpu", torch.float32}:
         return False
-    return _large(x.numel() // x.shape[-1], weight)
+    return large(x.numel() // x.shape[-1], weight)
 
 
 def affine(
     bias: Float[Tensor, " outputs"],
     x: Float[Tensor, "rows inputs"],
     weight: Float[Tensor, "outputs inputs"],
-    out: Float[Tensor, "rows outputs"],
-) -> None:
-    """Write x W^T + b into `out`."""
-    if _large(len(x), weight):
-        out.copy_(_by_onednn(x, weight, bias))
-    else:
-        torch.addmm(bias, x, weight.t(), out=out)
+    room: Float[Tensor, "rows outputs"],
+    activation: str = "none",
+) -> Float[Tensor, "rows outputs"]:
+    """Return f(x W^T + b): in `room`, or as a tensor of its own, where oneDNN is asked.
+
+    Any f but "none", of the names of oneDNN, is for products that it is asked for.
+    """
+    if large(len(x), weight):
+        return _by_onednn(x, weight, bias, activation)
+    assert activation == "none"
+    return torch.addmm(bias, x, weight.t(), out=room)
 
 
 def back_through(
     slopes: Float[Tensor, "rows outputs"],
     weight: Float[Tensor, "outputs inputs"],
-    out: Float[Tensor, "rows inputs"],
-) -> None:
-    """Write slopes W, the slopes by the inputs of an affine map, into `out`."""
-    if _large(len(slopes), weight):
-        out.copy_(_by_onednn(slopes, weight.t(), None))
-    else:
-        torch.mm(slopes, weight, out=out)
+    room: Float[Tensor, "rows inputs"],
+) -> Float[Tensor, "rows inputs"]:
+    """Return slopes W, the slopes by the inputs of an affine map: in `room`, or see `affine`."""
+    if large(len(slopes), weight):
+        return _by_onednn(slopes, weight.t(), None)
+    return torch.mm(slopes, weight, out=room)
 
 
-def write_gradient(
+def gradient_of_weight(
     slopes: Float[Tensor, "rows outputs"],
     x: Float[Tensor, "rows inputs"],
-    scale: float,
-    out: Float[Tensor, "outputs inputs"],
-) -> None:
-    """Write `scale` slopes^T x, the slopes by the weight of an affine map, into `out`."""
-    if _large(len(x), out):
-        torch.mul(_by_onednn(slopes.t(), x.t(), None), scale, out=out)
-    else:
-        torch.addmm(out, slopes.t(), x, beta=0, alpha=scale, out=out)
+    room: Float[Tensor, "outputs inputs"],
+) -> Float[Tensor, "outputs inputs"]:
+    """Return slopes^T x, the slopes by the weight of an affine map: in `room`, or see `affine`."""
+    if large(len(x), room):
+        return _by_onednn(slopes.t(), x.t(), None)
+    return torch.mm(slopes.t(), x, out=room)
+
+
+def large(rows: int, weight: Tensor) -> bool:
+    """Whether oneDNN is asked for the product of so many rows with a weight."""
+    return ONEDNN and rows * weight.numel() >= least_terms()
 
 
 @cache
-def least_terms() -> int:
+def least_terms() -> float:
     """From how many multiplications oneDNN is ahead of MKL on this processor."""
     cpu = Path("/proc/cpuinfo")
-    amd = cpu.is_file() and "AuthenticAMD" in cpu.read_text(encoding="utf-8", errors="replace")
-    return LEAST_TERMS_AMD if amd else LEAST_TERMS
+    return least_terms_of(cpu.read_text("utf-8", "replace") if cpu.is_file() else "")
 
 
-def _large(rows: int, weight: Tensor) -> bool:
-    return ONEDNN and rows * weight.numel() >= least_terms()
+def least_terms_of(cpu: str) -> float:
+    """The same of a processor as Linux describes it."""
+    if "AuthenticAMD" not in cpu:
+        return LEAST_TERMS
+    return LEAST_TERMS_AMD if "avx512f" in cpu else math.inf
 
 
 def _by_onednn(

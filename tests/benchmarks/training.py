@@ -35,7 +35,7 @@ from tests.benchmarks.training_peers import (
 )
 from vae_engine.allocation import keep_freed_memory
 from vae_engine.config import Column, ModelConfig, TrainingPlan
-from vae_engine.products import affine, back_through, write_gradient
+from vae_engine.products import affine, back_through, gradient_of_weight
 from vae_engine.training import fit, minibatches, new_state
 from vae_engine.workers import Workers
 
@@ -82,7 +82,7 @@ def products(*, halves: bool) -> Steps:
 
     def layers_of(worker: int) -> None:
         for k in range(4)[2 * worker : 2 * worker + 2] if halves else range(4):
-            write_gradient(above[k], below[k], 1.0, gradients[k])
+            gradient_of_weight(above[k], below[k], gradients[k])
 
     def steps(steps: int) -> None:
         if halves:

@@ -40,6 +40,7 @@ def rows_and_noise(config: ModelConfig, settled: TrainingPlan) -> tuple[Tensor, 
     return sampled(config, ROWS), noise
 
 
+@pytest.mark.parametrize("least_terms", [0, 10_000_000])  # 0: all products by oneDNN
 @pytest.mark.parametrize(
     ("config", "settings"),
     [
@@ -53,7 +54,13 @@ def rows_and_noise(config: ModelConfig, settled: TrainingPlan) -> tuple[Tensor, 
         (table(columns=MIXED[2:3]), {}),  # one binary column: it may be missing
     ],
 )
-def test_gradients_are_those_of_autograd(config: ModelConfig, settings: dict[str, Any]) -> None:
+def test_gradients_are_those_of_autograd(
+    config: ModelConfig,
+    settings: dict[str, Any],
+    least_terms: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(products, "least_terms", lambda: least_terms)
     settled = plan(batch_rows=ROWS, **settings)
     *gradients, value, norm = found(config, settled)
     model = random_model(config)
@@ -93,8 +100,12 @@ def test_training_goes_where_autograd_goes(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("least_terms", [0, 10_000_000])
 @pytest.mark.parametrize("config", [pictures(hidden=(16, 8)), table()])
-def test_the_number_of_workers_changes_no_bit(config: ModelConfig) -> None:
+def test_the_number_of_workers_changes_no_bit(
+    config: ModelConfig, least_terms: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "least_terms", lambda: least_terms)
     alone, three = (found(config, plan(batch_rows=ROWS), workers) for workers in (1, 3))
 
     assert all(torch.equal(one, other) for one, other in zip(alone, three, strict=True))
