@@ -10,7 +10,7 @@ def model_card(config: ModelConfig, plan: TrainingPlan, snapshot: Snapshot, run_
         f"| {column.name} | {column.likelihood} | {column.width} |" for column in config.columns
     )
     components = config.principal_components
-    seen = "all inputs" if not components else f"{components} of their principal components"
+    seen = f"{components} principal components of wide inputs" if components else "all inputs"
     return f"""# Variational auto-encoder of {snapshot.name}
 
 Run {run_id}, on snapshot {snapshot.fingerprint} ({snapshot.rows:,} rows,
