@@ -117,18 +117,10 @@ class Chain:
 
     def forward(self, below: Float[Tensor, "rows inputs"]) -> Float[Tensor, "rows outputs"]:
         """Return what the last layer makes of the inputs."""
-        last = len(self.layers) - 1
-        for k, layer in enumerate(self.layers):
-            if k == last:
-                self._put(self.x, k, affine(layer.bias, below, layer.weight, self.x[k]))
-            elif self.fused is not None and large(len(below), layer.weight):
-                self.y[k] = affine(layer.bias, below, layer.weight, self.x[k], self.fused)
-                below = self.y[k]
-            else:
-                assert self.activation is not None
-                self._put(self.x, k, affine(layer.bias, below, layer.weight, self.x[k]))
-                self.activation.apply(self.x[k], self.y[k])
-                below = self.y[k]
+        *hidden, last = self.layers
+        for k, layer in enumerate(hidden):
+            below = self._activated(k, layer, below)
+        self._put(self.x, -1, affine(last.bias, below, last.weight, self.x[-1]))
         return self.x[-1]
 
     def backward(self) -> None:
@@ -152,6 +144,16 @@ class Chain:
         layer.module.weight.grad = weight
         flat = weight.view(-1)
         return float(torch.dot(flat, flat)) + float(torch.dot(bias, bias))
+
+    def _activated(self, k: int, layer: Layer, below: Tensor) -> Tensor:
+        """Return y_k; x_k is not kept where f' is known without it."""
+        assert self.activation is not None
+        if self.fused is not None and large(len(below), layer.weight):
+            self.y[k] = affine(layer.bias, below, layer.weight, self.x[k], self.fused)
+        else:
+            self._put(self.x, k, affine(layer.bias, below, layer.weight, self.x[k]))
+            self.activation.apply(self.x[k], self.y[k])
+        return self.y[k]
 
     def _some(self, rows: slice) -> Buffers:
         x, y, slopes = (

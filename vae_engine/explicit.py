@@ -258,13 +258,11 @@ class ExplicitGradient:
                 self.z = self.z.new_empty(samples * rows, self.z.shape[1])
             encoder, decoder = self.encoder.first(rows), self.decoder.first(samples * rows)
             z, count = self.z[: samples * rows], self._shares(samples * rows)
-            shares = [Share.of(slice(0, rows), encoder, decoder, z)]
-            if count > 1:
-                ends = [rows * k // count for k in range(count + 1)]
-                shares = [
-                    _share(encoder, decoder, z, slice(start, stop))
-                    for start, stop in pairwise(ends)
-                ]
+            if count == 1:  # in the buffers of the whole, whose places results may take
+                shares = [Share.of(slice(0, rows), encoder, decoder, z)]
+            else:
+                ends = pairwise(rows * k // count for k in range(count + 1))
+                shares = [_share(encoder, decoder, z, slice(*some)) for some in ends]
             self._batches[rows] = Batch(encoder, decoder, z, shares)
         return self._batches[rows]
 

@@ -15,6 +15,7 @@ from vae_engine.config import TrainingPlan
 from vae_engine.distributed import Ranks, divisible
 from vae_engine.memory import Parts
 from vae_engine.model import VAE
+from vae_engine.optimizers import gradients_of
 from vae_engine.schedule import beta
 
 
@@ -76,8 +77,7 @@ class AutogradGradient:
         self.optimizer.step()
 
     def _gradients(self) -> list[Tensor]:
-        parameters = self.optimizer.param_groups[0]["params"]
-        return [parameter.grad for parameter in parameters if parameter.grad is not None]
+        return gradients_of(self.optimizer.param_groups[0]["params"])
 
 
 def precision(plan: TrainingPlan) -> AbstractContextManager[object]:
