@@ -27,6 +27,7 @@ Split = tuple[NDArray[Any], NDArray[Any]]  # of training rows, of test rows
 
 TRAIN_ROWS, TEST_ROWS = 10_000, 5_000  # evenly spaced ones of more; MNIST's pixels: 4 s
 MAX_CLASSES = 100  # numbers with more distinct values are a quantity, words an identifier
+ROWS_OF_CLASS = 3  # on average; of fewer, numbers are a quantity
 NEIGHBORS = 10
 PENALTIES = (0.1, 1.0, 10.0, 100.0)  # of logistic regression, on weights of scaled features
 HELD_OUT = 5  # every fifth training row chooses the penalty
@@ -81,7 +82,8 @@ class Stability:
 def probe_features(*, latents: Split, inputs: Split, labels: Split) -> list[Probe]:
     """Probe the label linearly and by the ten nearest neighbours.
 
-    The label is a quantity where it is a number with more than 100 distinct values, else a class.
+    The label is a class, or a quantity where it is numbers, and some are no whole ones, or
+    more than 100 are different, or more than one in three.
     Rows without a label (None, nan) are left out; `train_rows` and `test_rows` count the rest.
 
     Returns:
@@ -96,9 +98,10 @@ def probe_features(*, latents: Split, inputs: Split, labels: Split) -> list[Prob
     y = [np.array(part[rows].tolist()) for part, rows in zip(labels, chosen, strict=True)]
     if not (len(y[0]) and len(y[1])) or len(np.unique(y[0])) < 2:
         return []
-    quantity = len(np.unique(y[0])) > MAX_CLASSES
-    if quantity and not np.issubdtype(y[0].dtype, np.number):
+    is_number = np.issubdtype(y[0].dtype, np.number)
+    if not is_number and len(np.unique(y[0])) > MAX_CLASSES:
         return []
+    quantity = is_number and _is_quantity(np.concatenate(y))
     x = {"latents": _taken(latents, chosen), "inputs": _taken(inputs, chosen)}
     x["pca"] = _principal(x["inputs"], latents[0].shape[1])
     if quantity:
@@ -149,6 +152,12 @@ def feature_stability(first: Split, second: Split) -> Stability:
         train_rows=len(a[0]),
         test_rows=len(a[1]),
     )
+
+
+def _is_quantity(y: NDArray[Any]) -> bool:
+    """Whether numbers name no classes."""
+    distinct = len(np.unique(y))
+    return bool((y % 1).any()) or distinct > min(MAX_CLASSES, len(y) / ROWS_OF_CLASS)
 
 
 def _present(labels: NDArray[Any]) -> NDArray[np.bool_]:

@@ -130,6 +130,34 @@ def test_a_label_that_cannot_be_probed_has_no_probe(label: NDArray[Any]) -> None
     assert probe_features(latents=halves(x), inputs=halves(x), labels=halves(label)) == []
 
 
+@pytest.mark.parametrize(
+    "label",
+    [
+        np.tile([0.5, 1.25, 7.0], 100),
+        np.arange(300) // 2,
+        np.tile(np.arange(40), 8)[:300].astype(float) + 0.5,
+    ],
+    ids=["few numbers with a fraction", "integers, many for the rows", "both"],
+)
+def test_numbers_that_name_no_classes_are_a_quantity(label: NDArray[Any]) -> None:
+    """Such as the label of a table of few rows: no classifier can be asked for 1.25."""
+    x = np.random.default_rng(0).normal(size=(300, 3))
+
+    names = [
+        probe.name
+        for probe in probe_features(latents=halves(x), inputs=halves(x), labels=halves(label))
+    ]
+    assert names == ["linear_r2", "knn_r2"]
+
+
+@pytest.mark.parametrize("label", [np.tile([-1.0, 1.0], 150), np.tile(np.arange(10), 30)])
+def test_few_whole_numbers_are_classes(label: NDArray[Any]) -> None:
+    x = np.random.default_rng(0).normal(size=(300, 3))
+
+    linear, _ = probe_features(latents=halves(x), inputs=halves(x), labels=halves(label))
+    assert linear.name == "linear_accuracy"
+
+
 def test_the_work_is_bounded_and_the_answer_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "TRAIN_ROWS", 300)
     monkeypatch.setattr(probes, "TEST_ROWS", 100)
