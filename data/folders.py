@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from data.arrays import labels_beside
 from data.contract import CsvDialect
-from data.delimited import found_dialect
+from data.dialect import found_dialect
 from data.files import TEXT, State, file_reader, state_of
 from data.formats import Opened, Reader, Reading, SourceError
 from data.layout import (

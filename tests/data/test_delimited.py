@@ -7,6 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import data.delimited
+import data.dialect
 from data.contract import CsvDialect, SpecError
 from data.files import file_reader
 from data.formats import Reader, Reading, SourceError
@@ -41,7 +42,8 @@ LATE = 100  # rows of filler, so that the next lies in a later block
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data.delimited, "BLOCK_BYTES", 1 << 16)
+    for module in (data.delimited, data.dialect):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 1 << 16)
     monkeypatch.setenv(QUARANTINE, "off")  # the child has blocks as they are
 
 
