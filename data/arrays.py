@@ -5,21 +5,21 @@ are cells of bytes with their shape in the field's metadata; anything else is li
 length. Images in an IDX file find their labels in the file beside them.
 """
 
-import gzip
 import re
 import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 
 from data.cells import rows_within
 from data.formats import READ_BYTES, READ_ROWS, Opened, SourceError, refuse_bomb
+from data.packed import unpacked
 
-IDX_NAME = re.compile(r".*(?:idx\d[-.]ubyte|\.idx)(?:\.gz)?", re.IGNORECASE)
+IDX_NAME = re.compile(r".*(?:idx\d[-.]ubyte|\.idx)", re.IGNORECASE)  # packed or not
 MAX_HEADER_BYTES = 64 << 10
 IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
@@ -80,8 +80,7 @@ def _refuse_long_header(path: Path) -> None:
 
 
 def _read_idx(path: Path) -> np.ndarray:
-    is_packed = path.suffix.lower() == ".gz"
-    with cast(BinaryIO, gzip.open(path)) if is_packed else path.open("rb") as file:
+    with unpacked(path) as file:
         zeros, code, axes = struct.unpack(">HBB", _exactly(file, 4, path))
         if zeros or code not in IDX_TYPES or not 1 <= axes <= 4:
             raise SourceError(f"{path} does not begin as an IDX file does; write it again")

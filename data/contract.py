@@ -68,8 +68,21 @@ class CsvDialect:
     """How a text table is written."""
 
     encoding: str = "utf-8"
-    delimiter: str = ","
+    delimiter: str = ","  # a blank: any number of blanks and tabs
     decimal: str = "."
+    header: bool = True  # else the columns are f0, f1, ...
+    nulls: tuple[str, ...] = ()  # what else stands for a cell that was not observed
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any]) -> Self:
+        """Take it from what JSON holds."""
+        return cls(**{**said, "nulls": tuple(said.get("nulls", ()))})
+
+    def to_mapping(self) -> dict[str, Any]:
+        """What JSON holds of it, and as it was before there were headers to leave out."""
+        said: dict[str, Any] = {**asdict(self), "nulls": list(self.nulls)}
+        usual = {"header": True, "nulls": []}
+        return {name: value for name, value in said.items() if value != usual.get(name)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,7 +321,7 @@ class Contract:
             "name": self.name,
             "version": self.version,
             "extra": self.extra,
-            "csv": None if self.csv is None else asdict(self.csv),
+            "csv": None if self.csv is None else self.csv.to_mapping(),
         }
         columns = (
             {key: value for key, value in vars(column).items() if value not in (None, "", ())}
@@ -329,7 +342,7 @@ class Contract:
             name=document["name"],
             version=document["version"],
             extra=document.get("extra", "ignore"),
-            csv=CsvDialect(**document["csv"]) if document.get("csv") else None,
+            csv=CsvDialect.of(document["csv"]) if document.get("csv") else None,
             columns=tuple(_column(entry) for entry in document["columns"]),
         )
 

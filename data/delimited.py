@@ -8,9 +8,9 @@ become rounded floats on the way: such a column is refused unless its type is de
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,8 +18,9 @@ import pyarrow.csv
 
 from data.cells import reaches_int64
 from data.contract import CsvDialect
-from data.dialect import found_dialect
+from data.dialect import BLANK, MARKS, found_dialect, squeezed
 from data.formats import Opened, Reading, SourceError
+from data.packed import codec_of, unpacked
 from data.quarantine import look
 
 WIDER = {"null": "int64", "int64": "double"}  # anything else widens to string
@@ -38,12 +39,14 @@ def open_csv(path: Path, reading: Reading) -> Opened:
     dialect = _agreed(path, reading)
     text = {name: "string" for name, kind in reading.types.items() if kind in TEXTS}
     floats = {name for name, kind in reading.types.items() if kind in FLOATS}
-    types = dict(text)
+    types, said = dict(text), "nulls" in reading.csv
     while (seen := _look(path, dialect, types)).misfit is not None:
         comma = _has_comma(seen.cell) and "," not in (dialect.delimiter, dialect.decimal)
         if comma and reading.frozen is None and "decimal" not in reading.csv:
-            dialect = CsvDialect(dialect.encoding, dialect.delimiter, ",")
+            dialect = replace(dialect, decimal=",")
             types = dict(text)
+        elif _is_new_mark(seen.cell, dialect) and reading.frozen is None and not said:
+            dialect = replace(dialect, nulls=(*dialect.nulls, seen.cell.strip()))
         else:
             types[seen.misfit] = WIDER.get(seen.kind, "string")
     for column in sorted({*seen.giants} - floats):
@@ -58,12 +61,23 @@ def _agreed(path: Path, reading: Reading) -> CsvDialect:
     found, sure = found_dialect(path, {})
     for name in (field.name for field in fields(CsvDialect) if field.name in sure):
         now, then = getattr(found, name), getattr(reading.frozen, name)
-        if now != then:
+        if now == then:
+            continue
+        if name == "header":
             raise SourceError(
-                f"{path} has {name} {now!r}, the contract was made with {then!r}; "
-                f"convert the file, or set csv = {{ {name} = {now!r} }} in the spec"
+                f"{path} has {'names' if now else 'cells like any'} in its first line, other than "
+                f"what the contract was made with; convert the file, or, if it is as it was, set "
+                f"csv = {{ header = {str(then).lower()} }} in the spec"
             )
+        raise SourceError(
+            f"{path} has {name} {now!r}, the contract was made with {then!r}; "
+            f"convert the file, or set csv = {{ {name} = {now!r} }} in the spec"
+        )
     return reading.frozen
+
+
+def _is_new_mark(cell: str, dialect: CsvDialect) -> bool:
+    return cell.strip() in {*MARKS} - {*dialect.nulls}
 
 
 def _has_comma(text: str) -> bool:
@@ -79,19 +93,60 @@ def _reader(
     threads: bool = True,
 ) -> Any:
     return pa.csv.open_csv(
-        path,
+        _bytes_of(path, dialect),
         read_options=pa.csv.ReadOptions(
-            block_size=BLOCK_BYTES, encoding=dialect.encoding, use_threads=threads
+            block_size=BLOCK_BYTES,
+            encoding=dialect.encoding,
+            use_threads=threads,
+            autogenerate_column_names=not dialect.header,
         ),
         parse_options=pa.csv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=True),
         convert_options=pa.csv.ConvertOptions(
             column_types={name: pa.type_for_alias(kind) for name, kind in types.items()},
             include_columns=columns,
             decimal_point=dialect.decimal,
+            null_values=_nulls(dialect),
             strings_can_be_null=True,
             quoted_strings_can_be_null=False,
         ),
     )
+
+
+def _bytes_of(path: Path, dialect: CsvDialect) -> Any:
+    """What Arrow reads: the file itself, unless something is to be done to its bytes."""
+    if dialect.delimiter == BLANK:
+        return pa.PythonFile(_Squeezed(unpacked(path)), mode="r")
+    codec = codec_of(path)
+    return pa.CompressedInputStream(pa.OSFile(str(path)), codec) if codec else path
+
+
+class _Squeezed:
+    """A file of text whose cells have one blank between them."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._ready = file, b""
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def close(self) -> None:
+        self._file.close()
+
+    __del__ = close  # Arrow does not say when it has read enough
+
+    def read(self, size: int) -> bytes:
+        while len(self._ready) < size and (lines := self._file.readlines(size)):
+            self._ready += squeezed(b"".join(lines))
+        taken, self._ready = self._ready[:size], self._ready[size:]
+        return taken
+
+
+def _nulls(dialect: CsvDialect) -> list[str]:
+    """Arrow's own marks, and those of the dialect with and without a blank beside them."""
+    edges = [(before, behind) for before in ("", " ") for behind in ("", " ")]
+    mine = [f"{before}{mark}{behind}" for mark in dialect.nulls for before, behind in edges]
+    return [*pa.csv.ConvertOptions().null_values, *mine]
 
 
 class _Seen(NamedTuple):
@@ -107,10 +162,10 @@ class _Seen(NamedTuple):
 
 
 def _look(path: Path, dialect: CsvDialect, types: Mapping[str, str]) -> _Seen:
-    return _Seen(*look(read_through, path, asdict(dialect), types))
+    return _Seen(*look(read_through, path, dialect.to_mapping(), types))
 
 
-def read_through(path: Path, dialect: Mapping[str, str], types: Mapping[str, str]) -> _Seen:
+def read_through(path: Path, dialect: Mapping[str, Any], types: Mapping[str, str]) -> _Seen:
     """Read a file to its end, or to the first cell that does not fit its column.
 
     Columns that `types` does not name have the type that Arrow guesses from the first block.
@@ -118,7 +173,7 @@ def read_through(path: Path, dialect: Mapping[str, str], types: Mapping[str, str
     Raises:
         pyarrow.ArrowInvalid: a row has more or fewer cells than the header.
     """
-    chosen = CsvDialect(**dialect)
+    chosen = CsvDialect.of(dialect)
     try:
         return _seen(_reader(path, chosen, types))
     except pa.ArrowInvalid:

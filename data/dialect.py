@@ -1,44 +1,89 @@
-"""How a text table is written, found out once: encoding, delimiter, decimal mark."""
+"""How a text table is written, found out once.
+
+The encoding, the mark between cells, the mark before the fraction of a number, whether there is a
+line of names, and what stands for a number that is missing. A blank between cells stands for any
+number of them, and of tabs; it is looked for where the name does not say that it is CSV.
+"""
 
 import codecs
+import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from data.contract import CsvDialect, SpecError, refuse_unknown
+from data.header import MOSTLY, found_header, number_of
+from data.packed import bare, unpacked
 
-BLOCK_BYTES = 4 << 20  # where the decimal mark is looked for
-SAMPLE_BYTES = 64 << 10  # that the delimiter is told by
+BLOCK_BYTES = 4 << 20  # where the decimal mark and marks of missing numbers are looked for
+SAMPLE_BYTES = 64 << 10  # that the delimiter and the names are told by
 DELIMITERS = ",;\t|"
+BLANK = " "
+MARKS = ("?", ".", "-", "--", "*", "None")  # of numbers that are missing, beside those of Arrow
 QUOTED = re.compile(r'"[^"]*"')
+KINDS = {"header": bool, "nulls": list}  # of settings; the others are text
+CSV = (".csv", ".tsv", ".tab")
+PLAIN = (".txt", ".data", ".dat")  # text that may be a table
 
 
-def found_dialect(path: Path, given: Mapping[str, str]) -> tuple[CsvDialect, frozenset[str]]:
+def found_dialect(path: Path, given: Mapping[str, Any]) -> tuple[CsvDialect, frozenset[str]]:
     """Return the dialect of a file, and which of its properties the file leaves no doubt of.
 
     What is given is taken as it is.
 
     Raises:
-        SpecError: a given property is unknown.
+        SpecError: a given property is unknown, or of a wrong type.
     """
+    _refuse_wrong(given)
+    encoding, certain = (given["encoding"], True) if "encoding" in given else _encoding(path)
+    sure = {"encoding"} if certain else set()
+    with unpacked(path) as file:
+        start = file.read(BLOCK_BYTES)
+    text = start.decode(encoding, "replace").removeprefix("\ufeff")
+    lines = QUOTED.sub("_", text[:SAMPLE_BYTES]).splitlines()
+    delimiter = given.get("delimiter") or _delimiter(lines, may_be_blank=not _is_csv(path))
+    if lines and delimiter in lines[0]:
+        sure.add("delimiter")
+    decimal = given.get("decimal") or _decimal(text, delimiter)
+    if decimal is not None:
+        sure.add("decimal")
+    whole = len(start) < BLOCK_BYTES
+    cells = _cells(text[:SAMPLE_BYTES], delimiter, whole=whole and len(text) <= SAMPLE_BYTES)
+    has_names, is_sure = found_header(cells, decimal or ".")
+    if is_sure:
+        sure.add("header")
+    header = given.get("header", has_names)
+    nulls = given.get("nulls")
+    if nulls is None:
+        nulls = _marks(_cells(text, delimiter, whole=whole), decimal or ".")
+    return CsvDialect(encoding, delimiter, decimal or ".", header, tuple(nulls)), frozenset(
+        sure
+    )
+
+
+def squeezed(text: bytes) -> bytes:
+    """Lines whose cells have one blank between them; what is quoted stays."""
+    apart = re.sub(rb'("[^"\n]*")|[ \t]+', lambda found: found[1] or b" ", text)
+    return re.sub(rb"(?m)^ | (?=\r?$)", b"", apart)
+
+
+def _refuse_wrong(given: Mapping[str, Any]) -> None:
     refuse_unknown(given, [field.name for field in fields(CsvDialect)], where="csv")
+    for name, value in given.items():
+        kind = KINDS.get(name, str)
+        if not isinstance(value, kind):
+            raise SpecError(f"csv.{name}: {value!r} is no {kind.__name__}")
     try:
         codecs.lookup(given.get("encoding", "utf-8"))
     except LookupError as error:
         raise SpecError(f"csv.encoding: {error}") from None
-    encoding, certain = (given["encoding"], True) if "encoding" in given else _encoding(path)
-    sure = {"encoding"} if certain else set()
-    with path.open("rb") as file:
-        start = file.read(BLOCK_BYTES)
-    lines = QUOTED.sub("", start[:SAMPLE_BYTES].decode(encoding, "replace")).splitlines()
-    delimiter = given.get("delimiter") or _delimiter(lines)
-    if lines and delimiter in lines[0]:
-        sure.add("delimiter")
-    decimal = given.get("decimal") or _decimal(start.decode(encoding, "replace"), delimiter)
-    if decimal is not None:
-        sure.add("decimal")
-    return CsvDialect(encoding, delimiter, decimal or "."), frozenset(sure)
+
+
+def _is_csv(path: Path) -> bool:
+    return bare(path).suffix.lower() in CSV
 
 
 def _encoding(path: Path) -> tuple[str, bool]:
@@ -46,7 +91,7 @@ def _encoding(path: Path) -> tuple[str, bool]:
 
     Plain ASCII is UTF-8 without being sure: any encoding may turn up in a later file.
     """
-    with path.open("rb") as file:
+    with unpacked(path) as file:
         start = file.read(4096)
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16", True
@@ -58,7 +103,7 @@ def _encoding(path: Path) -> tuple[str, bool]:
         ), True
     decoder, is_ascii, has_controls = codecs.getincrementaldecoder("utf-8")(), True, False
     is_utf8 = True
-    with path.open("rb") as file:
+    with unpacked(path) as file:
         while block := file.read(BLOCK_BYTES):
             is_ascii = is_ascii and block.isascii()
             if not is_ascii and is_utf8:
@@ -74,15 +119,24 @@ def _encoding(path: Path) -> tuple[str, bool]:
     return ("cp1252" if has_controls else "latin-1"), True
 
 
-def _delimiter(lines: list[str]) -> str:
-    """The mark that every line has equally often; else the one that the header has most."""
+def _delimiter(lines: list[str], *, may_be_blank: bool) -> str:
+    """The mark that every line has equally often; else the one that the header has most.
+
+    A blank, where that may be, no mark does it, and all lines have equally many words.
+    """
     header, rest = (lines[0], lines[1:-1]) if lines else ("", [])
 
     def rank(mark: str) -> tuple[bool, int]:
         count = header.count(mark)
         return bool(count) and all(line.count(mark) == count for line in rest), count
 
-    return max(DELIMITERS, key=rank)
+    best = max(DELIMITERS, key=rank)
+    words = {len(line.split()) for line in (header, *rest) if line.strip()}
+    if not may_be_blank or len(words) != 1 or words == {1}:
+        return best
+    found, count = rank(best)
+    among_blanks = best == "\t" and max(words) > count and any(" " in line for line in lines)
+    return BLANK if among_blanks or not found else best
 
 
 def _decimal(text: str, delimiter: str) -> str | None:
@@ -97,3 +151,29 @@ def _decimal(text: str, delimiter: str) -> str | None:
     }
     best = max(",.", key=lambda mark: counts[mark])
     return best if counts[best] else None
+
+
+def _cells(text: str, delimiter: str, *, whole: bool) -> list[list[str]]:
+    """The cells of the lines of a text, but for its last where that may be cut."""
+    if delimiter == BLANK:
+        text = squeezed(text.encode()).decode()
+    try:
+        lines = [line for line in csv.reader(text.splitlines(), delimiter=delimiter) if line]
+    except csv.Error:  # a giant cell, or a NUL: what reads the file says what is wrong
+        return []
+    return lines if whole else lines[:-1]
+
+
+def _marks(lines: Sequence[Sequence[str]], decimal: str) -> Iterable[str]:
+    """Of the marks of what is missing, those that stand in columns of numbers."""
+    found: set[str] = set()
+    if not any(cell.strip() in MARKS for cells in lines[1:] for cell in cells):
+        return found
+    for cells in zip_longest(*lines[1:], fillvalue=""):
+        marks = {cell.strip() for cell in cells} & {*MARKS}
+        if marks - found:
+            known = [cell.strip() for cell in cells if cell.strip() not in marks and cell]
+            numbers = sum(number_of(cell, decimal) is not None for cell in known)
+            if numbers and numbers >= MOSTLY * len(known):
+                found |= marks
+    return sorted(found)

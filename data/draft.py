@@ -65,8 +65,16 @@ def draft_spec(source: str, *, name: str, query: str | None = None) -> str:
 def _dialect(csv: CsvDialect | None) -> list[str]:
     if csv is None:
         return []
-    settings = _inline({k: getattr(csv, k) for k in ("encoding", "delimiter", "decimal")})
-    return [f"csv = {settings} # as found; later files are read alike"]
+    said = {**csv.to_mapping(), "header": csv.header}
+    lines = [f"csv = {_inline(said)} # as found; later files are read alike"]
+    if not csv.header:
+        lines.append(
+            "# the first line looks like the others, so columns are f0, f1, ...: header = true if it "
+            "has names"
+        )
+    if csv.nulls:
+        lines.append("# nulls stand in columns of numbers: nulls = [] if they are no gaps")
+    return lines
 
 
 def _key(contract: Contract, profile: Profile, seen: Survey) -> list[str]:

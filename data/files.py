@@ -15,6 +15,7 @@ import pyarrow as pa
 from data.annotated import open_h5ad
 from data.arrays import IDX_NAME, labels_beside, open_idx, open_npy, open_npz
 from data.delimited import open_csv
+from data.dialect import CSV, PLAIN
 from data.formats import (
     Opened,
     Reader,
@@ -25,33 +26,37 @@ from data.formats import (
     open_arrow,
     open_parquet,
 )
-from data.json_lines import open_json_lines
+from data.json_rows import open_json
+from data.packed import CODECS, bare, codec_of
 from data.publication import digest_of, file_digest
 from data.quarantine import is_trusted, look
 
-TEXT = (".csv", ".tsv")
+TEXT = (*CSV, *PLAIN)
 OPENERS: dict[str, Callable[[Path], Opened]] = {
     ".parquet": open_parquet,
     ".arrow": open_arrow,
     ".feather": open_arrow,
-    ".jsonl": open_json_lines,
-    ".ndjson": open_json_lines,
+    ".json": open_json,
+    ".jsonl": open_json,
+    ".ndjson": open_json,
     ".npy": open_npy,
     ".npz": open_npz,
     ".h5ad": open_h5ad,
     ".idx": open_idx,
 }
 KNOWN = (*TEXT, *OPENERS)
+JSON = (".json", ".jsonl", ".ndjson")
+MAY_BE_PACKED = (*TEXT, *JSON, ".idx")
 MAPPED = (".arrow", ".feather")
 State = tuple[int, int, int] | None  # inode, bytes, time of the last change; None: no file
 
 
 def suffix_of(path: Path) -> str | None:
-    """Return the suffix that names the file's format; None where we know none."""
-    if IDX_NAME.fullmatch(path.name):
-        return ".idx"
-    suffix = path.suffix.lower()
-    return suffix if suffix in KNOWN else None
+    """Return the suffix that names the file's format, packed or not; None where we know none."""
+    inside = bare(path)
+    suffix = ".idx" if IDX_NAME.fullmatch(inside.name) else inside.suffix.lower()
+    known = MAY_BE_PACKED if codec_of(path) else KNOWN
+    return suffix if suffix in known else None
 
 
 def state_of(path: Path) -> State:
@@ -74,7 +79,8 @@ def file_reader(
     suffix = suffix_of(path)
     if suffix is None:
         raise SourceError(
-            f"{path} is of no known format; known suffixes: {', '.join(sorted(KNOWN))}"
+            f"{path} is of no known format; known suffixes: {', '.join(sorted(KNOWN))}; "
+            f"with one more of {', '.join(CODECS)}: {', '.join(sorted(MAY_BE_PACKED))}"
         )
     if path.stat().st_size == 0:
         raise SourceError(f"{path} is empty (0 bytes); write it again")

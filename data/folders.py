@@ -9,13 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from data.arrays import labels_beside
 from data.contract import CsvDialect
 from data.dialect import found_dialect
-from data.files import TEXT, State, file_reader, state_of
+from data.files import JSON, TEXT, State, file_reader, state_of, suffix_of
 from data.formats import Opened, Reader, Reading, SourceError
 from data.layout import (
     IS_PICTURES,
@@ -28,7 +29,7 @@ from data.layout import (
 )
 from data.pictures import pictures_reader
 
-UNTYPED = (*TEXT, ".jsonl", ".ndjson")
+UNTYPED = (*TEXT, *JSON)
 
 
 def folder_readers(where: str, reading: Reading) -> tuple[Reader, ...]:
@@ -42,7 +43,7 @@ def folder_readers(where: str, reading: Reading) -> tuple[Reader, ...]:
     found = root.rglob("*") if pattern == "." else root.glob(pattern)
     paths = sorted((p for p in found if _is_wanted(p, root)), key=lambda path: path.parts)
     kind = format_of(where, map(str, paths))
-    files = [path for path in paths if kind_of(path.name) is not None]
+    files = [path for path in paths if kind_of(path.name) == kind]
     if kind == IS_PICTURES:
         return (pictures_reader(root, files),)
     labels = {labels_beside(path) for path in files}
@@ -83,7 +84,7 @@ class _Untyped:
 
     @cached_property
     def _reading(self) -> Reading:
-        is_csv = self._files[0].path.suffix.lower() in TEXT
+        is_csv = suffix_of(self._files[0].path) in TEXT
         if not is_csv or self._given.csv or self._given.frozen:
             return self._given
         return replace(self._given, frozen=_common_dialect(self._files))
@@ -139,10 +140,11 @@ def _common_dialect(files: list[_File]) -> CsvDialect:
     Raises:
         SourceError: two files are plainly written differently.
     """
-    common: dict[str, tuple[str, str]] = {}
-    default = CsvDialect()
+    common: dict[str, tuple[Any, str]] = {}
+    default, nulls = CsvDialect(), set[str]()
     for file in files:
         dialect, sure = found_dialect(file.path, {})
+        nulls.update(dialect.nulls)
         default = dialect if file is files[0] else default
         for name in sorted(sure):
             value, first = common.setdefault(name, (getattr(dialect, name), file.name))
@@ -151,7 +153,8 @@ def _common_dialect(files: list[_File]) -> CsvDialect:
                     f"{file.name} has {name} {getattr(dialect, name)!r}, {first} has {value!r}; "
                     f"write all files alike"
                 )
-    return replace(default, **{name: value for name, (value, _) in common.items()})
+    told = {name: value for name, (value, _) in common.items()}
+    return replace(default, **{"nulls": tuple(sorted(nulls)), **told})
 
 
 def _reader(file: _File, opener: Callable[[], Opened]) -> Reader:

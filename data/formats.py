@@ -2,7 +2,7 @@
 
 A reader has a schema and gives its rows in file order, any number of times. Its errors name
 the file and what to do, and show no values. The other formats are in `data.delimited` (CSV),
-`data.json_lines`, `data.arrays` (NumPy, IDX), `data.pictures` and `data.annotated` (.h5ad);
+`data.json_rows`, `data.arrays` (NumPy, IDX), `data.pictures` and `data.annotated` (.h5ad);
 `data.files` knows which file is which.
 """
 
@@ -60,12 +60,12 @@ class SourceError(ValueError):
 class Reading:
     """How a source is to be read, as far as that is known; the rest is detected.
 
-    `csv` has settings of a person (`encoding`, `delimiter`, `decimal`). `frozen` is the
+    `csv` has settings of a person (see `data.contract.CsvDialect`). `frozen` is the
     dialect that the contract was made with: a file that is plainly of another is refused.
     `types` maps columns of text formats to Arrow types that are known already.
     """
 
-    csv: Mapping[str, str] = field(default_factory=dict)
+    csv: Mapping[str, Any] = field(default_factory=dict)
     frozen: CsvDialect | None = None
     types: Mapping[str, str] = field(default_factory=dict)
 

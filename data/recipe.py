@@ -36,7 +36,7 @@ class Recipe:
     split: tuple[float, float] = (0.1, 0.1)
     contract: Contract | None = None
     query: str | None = None
-    csv: Mapping[str, str] | None = None
+    csv: Mapping[str, Any] | None = None
     extra: str = "ignore"
     contract_version: int = 1
 

@@ -50,7 +50,7 @@ def source_settings(spec: Spec, home: Home) -> dict[str, Any]:
         "label": dataset.label,
         "split": (dataset.split.valid, dataset.split.test),
         "query": dataset.query,
-        "csv": dataset.csv,
+        "csv": dataset.csv.model_dump(exclude_none=True) or None,
         "extra": dataset.extra,
         "contract_version": dataset.contract_version,
     }

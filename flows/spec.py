@@ -12,7 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    field_validator,
+)
 
 from data import catalog
 from data.publication import safe_name
@@ -43,6 +50,16 @@ class SplitSection(Section):
     test: float = Field(0.1, gt=0, lt=1)
 
 
+class CsvSection(Section):
+    """How a text table is written (see `data.contract.CsvDialect`); None means: as it is found."""
+
+    encoding: str | None = None
+    delimiter: str | None = Field(None, min_length=1, max_length=1)
+    decimal: str | None = Field(None, min_length=1, max_length=1)
+    header: StrictBool | None = None
+    nulls: list[str] | None = None
+
+
 class DatasetSection(Section):
     """Where the data are, and what cannot be inferred from them."""
 
@@ -52,11 +69,11 @@ class DatasetSection(Section):
     key: str | None = None
     label: str | None = None
     query: str | None = None  # where the source is a database
-    csv: dict[str, str] | None = None  # encoding, delimiter, decimal; else as they are found
     extra: Literal["ignore", "refuse"] = "ignore"  # columns that the contract does not know
     contract_version: int = Field(1, ge=1)  # raise it to infer the contract anew
     columns: dict[str, dict[str, Any]] = Field(default_factory=dict)
     split: SplitSection = SplitSection()
+    csv: CsvSection = CsvSection()
 
     @field_validator("source")
     @classmethod

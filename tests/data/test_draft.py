@@ -106,9 +106,20 @@ def test_the_dialect_of_a_csv_is_in_the_draft(tmp_path: Path) -> None:
     )
     text = draft_spec(str(tmp_path / "t.csv"), name="t")
 
-    dialect = '{ encoding = "latin-1", delimiter = ";", decimal = "," }'
+    dialect = '{ encoding = "latin-1", delimiter = ";", decimal = ",", header = true }'
     assert f"csv = {dialect} # as found; later files are read alike" in text.splitlines()
     assert contract_of(text, tmp_path)["x"].kind == "continuous"
+
+
+def test_what_was_taken_for_a_row_and_for_gaps_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "t.data"
+    path.write_text("".join(f"{k % 7}.5 {k} {'?' if k == 3 else k / 2}\n" for k in range(50)))
+    text = draft_spec(str(path), name="t")
+
+    assert 'delimiter = " ", decimal = ".", header = false, nulls = ["?"] }' in text
+    assert "columns are f0, f1, ...: header = true if it has names" in text
+    assert "nulls stand in columns of numbers: nulls = [] if they are no gaps" in text
+    assert contract_of(text, tmp_path)["f2"].nulls == "allow"
 
 
 def test_without_key_and_label_candidates_are_named(tmp_path: Path) -> None:

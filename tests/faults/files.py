@@ -27,6 +27,7 @@ TABLE = pa.table(
         "s": ["a", "bb", None] * 20,
     }
 )
+BLANKS = (range(ROWS), RANDOM.normal(size=ROWS), ["a", "bb", "?"] * 20)
 IMAGES = RANDOM.integers(0, 256, (20, 6, 6)).astype(np.uint8)
 IDX = struct.pack(">HBB3I", 0, 8, 3, *IMAGES.shape) + IMAGES.tobytes()
 
@@ -37,6 +38,21 @@ def checked_parquet(path: Path) -> None:
 
 def json_lines(path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in TABLE.to_pylist()))
+
+
+def json_array(path: Path) -> None:
+    path.write_text(json.dumps(TABLE.to_pylist(), indent=1))
+
+
+def packed_csv(path: Path) -> None:
+    plain = path.with_suffix("")
+    pa.csv.write_csv(TABLE, plain)
+    path.write_bytes(gzip.compress(plain.read_bytes(), mtime=0))
+    plain.unlink()
+
+
+def blanks(path: Path) -> None:
+    path.write_text("".join(f"{n}   {x:.3f} {s}\n" for n, x, s in zip(*BLANKS, strict=True)))
 
 
 def picture(path: Path) -> None:
@@ -74,6 +90,9 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "t.arrow": lambda path: pa.feather.write_feather(TABLE, path),
     "t.feather": lambda path: pa.feather.write_feather(TABLE, path, compression="uncompressed"),
     "t.csv": lambda path: pa.csv.write_csv(TABLE, path),
+    "t.csv.gz": packed_csv,
+    "t.dat": blanks,
+    "t.json": json_array,
     "t.jsonl": json_lines,
     "t.npy": lambda path: np.save(path, RANDOM.normal(size=(50, 3))),
     "t.npz": lambda path: np.savez_compressed(path, a=RANDOM.normal(size=50), b=range(50)),
@@ -86,7 +105,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "t.h5ad": h5ad,
 }
 # A byte that changed cannot go unseen: what is read is what was written.
-CHECKSUMMED = ("t.parquet", "t-images-idx3-ubyte.gz", "t.png")
+CHECKSUMMED = ("t.parquet", "t.csv.gz", "t-images-idx3-ubyte.gz", "t.png")
 
 
 def source_of(path: Path) -> str:

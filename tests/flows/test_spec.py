@@ -44,6 +44,7 @@ def test_every_wrong_key_is_named_with_the_near_miss(tmp_path: Path) -> None:
     path = written(
         tmp_path,
         '[dataset]\nname = "a"\nsource = "a.csv"\nsplit = { valdi = 0.2 }\n'
+        "csv = { headr = true, nulls = '?' }\n"
         "[training]\nepoch = 3\nlearning_rate = -1\n",
     )
 
@@ -51,8 +52,10 @@ def test_every_wrong_key_is_named_with_the_near_miss(tmp_path: Path) -> None:
         load_spec(path)
 
     assert str(caught.value) == (
-        f"{path} has 3 wrong keys or values:\n"
+        f"{path} has 5 wrong keys or values:\n"
         "  unknown key dataset.split.valdi; did you mean 'valid'?\n"
+        "  dataset.csv.nulls = '?': Input should be a valid list\n"
+        "  unknown key dataset.csv.headr; did you mean 'header'?\n"
         "  training.learning_rate = -1: Input should be greater than 0\n"
         "  unknown key training.epoch; did you mean 'epochs'?"
     )

@@ -1,0 +1,160 @@
+"""How a text table is written, as it is found, given and frozen."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import data.delimited
+import data.dialect
+from data.contract import CsvDialect, SpecError
+from data.dialect import found_dialect, squeezed
+from data.files import file_reader
+from data.formats import Reading, SourceError
+from data.quarantine import VARIABLE as QUARANTINE
+
+IRIS = "5.1,3.5,setosa\n4.9,3.0,setosa\n6.3,3.3,virginica\n"
+MPG = b"""18.0   8   307.0   130.0  3504.  1\t"chevrolet  chevelle"\n
+ 15.0   8   350.0   ?      3693.  1\t"buick skylark 320"\r
+18.0   8   318.0   150.0  3436.  1\t"plymouth satellite"
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(QUARANTINE, "off")
+
+
+def written(folder: Path, content: str | bytes, name: str = "t.csv") -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def rows_of(path: Path, **reading: Any) -> list[dict[str, Any]]:
+    reader = file_reader(path, Reading(**reading))
+    return list(pa.Table.from_batches(reader.read(), reader.schema).to_pylist())
+
+
+def test_a_table_without_names_keeps_its_first_row(tmp_path: Path) -> None:
+    """As the files of UCI's repository are written; Arrow takes the row for names."""
+    rows = rows_of(written(tmp_path, IRIS))
+
+    assert rows[0] == {"f0": 5.1, "f1": 3.5, "f2": "setosa"}
+    assert len(rows) == 3
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_whether_there_are_names_can_be_said(tmp_path: Path, header: bool) -> None:
+    rows = rows_of(written(tmp_path, IRIS), csv={"header": header})
+
+    assert list(rows[0]) == (["5.1", "3.5", "setosa"] if header else ["f0", "f1", "f2"])
+
+
+@pytest.mark.parametrize(
+    ("frozen", "later", "way"),
+    [
+        (False, "a,b,c\n" + IRIS, "has names in its first line, other than .* header = false"),
+        (True, IRIS, "has cells like any in its first line, other than .* header = true"),
+    ],
+)
+def test_a_later_file_that_gains_or_loses_its_names_is_refused(
+    tmp_path: Path, frozen: bool, later: str, way: str
+) -> None:
+    with pytest.raises(SourceError, match=way):
+        rows_of(written(tmp_path, later), frozen=CsvDialect(header=frozen))
+
+
+@pytest.mark.parametrize("mark", ["?", " ?", "-", ".", "None"])
+def test_a_mark_in_a_column_of_numbers_is_a_gap(tmp_path: Path, mark: str) -> None:
+    rows = rows_of(written(tmp_path, f"a,b\n1.5,x\n{mark},y\n2.5,{mark}\n"))
+
+    assert [row["a"] for row in rows] == [1.5, None, 2.5]
+    assert [row["b"] for row in rows] == ["x", "y", None]
+
+
+def test_a_mark_that_comes_late_is_a_gap_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (data.delimited, data.dialect):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 1 << 10)
+    rows = rows_of(written(tmp_path, "a,b\n" + "1,x\n" * 1000 + "?,y\n2.5,z\n"))
+
+    assert [row["a"] for row in rows[-3:]] == [1.0, None, 2.5]
+
+
+def test_a_mark_among_words_is_a_word(tmp_path: Path) -> None:
+    rows = rows_of(written(tmp_path, "a,b\nx,1\n?,2\n-,3\n"))
+
+    assert [row["a"] for row in rows] == ["x", "?", "-"]
+
+
+def test_what_stands_for_gaps_can_be_said(tmp_path: Path) -> None:
+    path = written(tmp_path, "a,b\n-9,x\n?,y\n")
+
+    assert [row["a"] for row in rows_of(path, csv={"nulls": ["-9"]})] == [None, "?"]
+    assert [row["a"] for row in rows_of(path, csv={"nulls": []})] == ["-9", "?"]
+
+
+def test_cells_may_be_parted_by_any_number_of_blanks(tmp_path: Path) -> None:
+    rows = rows_of(written(tmp_path, MPG, "auto-mpg.data"))
+
+    assert found_dialect(tmp_path / "auto-mpg.data", {})[0] == CsvDialect(
+        delimiter=" ", header=False, nulls=("?",)
+    )
+    assert [row["f3"] for row in rows] == [130.0, None, 150.0]
+    assert [row["f6"] for row in rows] == [
+        "chevrolet  chevelle",
+        "buick skylark 320",
+        "plymouth satellite",
+    ]
+
+
+def test_words_in_a_csv_are_not_parted_by_blanks(tmp_path: Path) -> None:
+    text = "full name\nAnn Lee\nBob Ray\n"
+
+    assert rows_of(written(tmp_path, text))[0] == {"full name": "Ann Lee"}
+    assert rows_of(written(tmp_path, text, "t.txt"))[0] == {"full": "Ann", "name": "Lee"}
+
+
+def test_tabs_in_a_txt_are_tabs_where_cells_have_blanks(tmp_path: Path) -> None:
+    text = "name\tage\nAnn Lee\t31\nBob\t27\n"
+
+    assert rows_of(written(tmp_path, text, "t.txt"))[0] == {"name": "Ann Lee", "age": 31}
+
+
+def test_blanks_come_out_of_blocks_of_any_size(tmp_path: Path) -> None:
+    lines = [f"  {n}    {n / 8}\t \t'{n}'" for n in range(2000)]
+    path = written(tmp_path, "\n".join(lines), "t.dat")
+
+    assert [row["f0"] for row in rows_of(path)] == [*range(2000)]
+    assert squeezed(b' a  "b  c"\t d \r\n') == b'a "b  c" d\r\n'
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"header": "no"}, "csv.header: 'no' is no bool"),
+        ({"nulls": "?"}, "csv.nulls: '?' is no list"),
+        ({"delimiter": True}, "csv.delimiter: True is no str"),
+    ],
+)
+def test_a_setting_of_a_wrong_type_is_a_wrong_spec(
+    tmp_path: Path, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        found_dialect(written(tmp_path, IRIS), given)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "dialect", [CsvDialect(), CsvDialect(";", ",", ".", False, ("?", "-"))]
+)
+def test_a_dialect_comes_back_from_json(dialect: CsvDialect) -> None:
+    assert CsvDialect.of(dialect.to_mapping()) == dialect
+
+
+def test_a_usual_dialect_is_written_as_it_always_was() -> None:
+    """A contract is named by its bytes: those of older homes stay what they are."""
+    assert list(CsvDialect().to_mapping()) == ["encoding", "delimiter", "decimal"]
