@@ -88,6 +88,21 @@ def test_the_likelihood_does_not_depend_on_how_a_column_was_standardized() -> No
     close(left.log_likelihood(value, z(2)), right.log_likelihood((value - 3) / 2, z(2)))
 
 
+@pytest.mark.parametrize("power", [-70, 50])
+@pytest.mark.parametrize("likelihood", ["student_t_per_row", "student_t", "gaussian"])
+def test_units_may_be_beyond_what_float32_holds(likelihood: str, power: int) -> None:
+    """Constants of nature: values are float64 in the table, and standardized before the model."""
+    x = torch.linspace(-2, 2, 5)[:, None]
+    log_densities = []
+    for scale in (1.0, 10.0**power):
+        column = Column(name="a", likelihood=likelihood, scale=scale)
+        model = random_model(ModelConfig(columns=(column,), latents=2, hidden=(8,)))
+        log_densities.append(model.log_likelihood(x, z(1).float().expand(1, 5, 2)))
+
+    plain, scaled = log_densities
+    close(scaled, plain - power * math.log(10))
+
+
 def test_a_row_is_the_sum_of_its_columns() -> None:
     model, x = random_model(table()), sampled(table(), 20)
     draws = torch.randn(4, 20, 3, generator=torch.Generator().manual_seed(1))

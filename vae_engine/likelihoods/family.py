@@ -64,8 +64,13 @@ def log_jacobian(columns: Sequence[Column]) -> Float[Tensor, " cells"]:
 
     Pixels are measured in intensities, which is what their likelihood models: nothing to add.
     """
-    parts = [torch.zeros(c.width) if c.image else per_cell([c], "scale").log() for c in columns]
+    parts = [torch.zeros(c.width) if c.image else _log_scales(c) for c in columns]
     return torch.cat(parts)
+
+
+def _log_scales(column: Column) -> Float[Tensor, " cells"]:
+    """In float32, which need not hold the scales themselves."""
+    return torch.as_tensor(column.scale, dtype=torch.float64).log().float().expand(column.width)
 
 
 def logit(share: Float[Tensor, "*a"]) -> Float[Tensor, "*a"]:
