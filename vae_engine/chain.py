@@ -60,14 +60,15 @@ class Layer(NamedTuple):
     bias: Tensor
     weight_room: Tensor  # for the gradient of the weight
     bias_gradient: Tensor
+    half: bool  # whether its large products are taken in bfloat16
 
     @classmethod
-    def of(cls, linear: nn.Linear) -> "Layer":
+    def of(cls, linear: nn.Linear, *, half: bool) -> "Layer":
         """Take the parameters of a module, and room for their gradients."""
         linear.weight.grad = torch.zeros_like(linear.weight)
         linear.bias.grad = torch.zeros_like(linear.bias)
         weight, bias = linear.weight.detach(), linear.bias.detach()
-        return cls(linear, weight, bias, linear.weight.grad, linear.bias.grad)
+        return cls(linear, weight, bias, linear.weight.grad, linear.bias.grad, half)
 
 
 Buffers = tuple[list[Tensor], list[Tensor], list[Tensor]]  # x, y and slopes, layer by layer
@@ -96,9 +97,11 @@ class Chain:
         self.fused = None if activation is None or is_part else activation.with_product
 
     @classmethod
-    def of(cls, modules: Sequence[nn.Module], rows: int) -> "Chain":
+    def of(cls, modules: Sequence[nn.Module], rows: int, *, half: bool = False) -> "Chain":
         """Make room for `rows` rows through linear modules with activations between."""
-        layers = [Layer.of(module) for module in modules if isinstance(module, nn.Linear)]
+        layers = [
+            Layer.of(module, half=half) for module in modules if isinstance(module, nn.Linear)
+        ]
         kinds = {type(module) for module in modules if not isinstance(module, nn.Linear)}
         activation = ACTIVATIONS[kinds.pop()] if kinds else None
         return cls(layers, activation, _room(layers, rows))
@@ -120,14 +123,16 @@ class Chain:
         *hidden, last = self.layers
         for k, layer in enumerate(hidden):
             below = self._activated(k, layer, below)
-        self._put(self.x, -1, affine(last.bias, below, last.weight, self.x[-1]))
+        found = affine(last.bias, below, last.weight, self.x[-1], half=last.half)
+        self._put(self.x, -1, found)
         return self.x[-1]
 
     def backward(self) -> None:
         """From the slopes of the last layer, which the caller wrote, to those of the first."""
         for k in range(len(self.layers) - 1, 0, -1):
             assert self.activation is not None
-            found = back_through(self.slopes[k], self.layers[k].weight, self.slopes[k - 1])
+            layer, room = self.layers[k], self.slopes[k - 1]
+            found = back_through(self.slopes[k], layer.weight, room, half=layer.half)
             self._put(self.slopes, k - 1, found)
             self.activation.back(self.slopes[k - 1], self.x[k - 1], self.y[k - 1])
 
@@ -139,7 +144,7 @@ class Chain:
         """Give the parameters of layer k their gradients; return the squared length of both."""
         layer, slopes = self.layers[k], self.slopes[k]
         x = self.y[k - 1] if k else below
-        weight = gradient_of_weight(slopes, x, layer.weight_room)
+        weight = gradient_of_weight(slopes, x, layer.weight_room, half=layer.half)
         bias = torch.mv(slopes.t(), self.ones, out=layer.bias_gradient)  # a sum over rows
         layer.module.weight.grad = weight
         flat = weight.view(-1)
@@ -149,9 +154,12 @@ class Chain:
         """Return y_k; x_k is not kept where f' is known without it."""
         assert self.activation is not None
         if self.fused is not None and large(len(below), layer.weight):
-            self.y[k] = affine(layer.bias, below, layer.weight, self.x[k], self.fused)
+            self.y[k] = affine(
+                layer.bias, below, layer.weight, self.x[k], self.fused, half=layer.half
+            )
         else:
-            self._put(self.x, k, affine(layer.bias, below, layer.weight, self.x[k]))
+            found = affine(layer.bias, below, layer.weight, self.x[k], half=layer.half)
+            self._put(self.x, k, found)
             self.activation.apply(self.x[k], self.y[k])
         return self.y[k]
 

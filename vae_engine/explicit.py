@@ -38,7 +38,7 @@ def applies(model: VAE, plan: TrainingPlan) -> bool:
     """Whether this is the plain ELBO of an MLP with a diagonal posterior, on a CPU."""
     config = model.config
     return (
-        (plan.objective, plan.precision) == ("elbo", "float32")
+        plan.objective == "elbo"
         and torch.device(plan.device).type == "cpu"
         and not (plan.free_nats or plan.weight_prior)
         and (config.network, config.posterior, config.prior) == ("mlp", "diagonal", "standard")
@@ -108,9 +108,9 @@ class ExplicitGradient:
         assert isinstance(model.encoder, MLP)
         assert isinstance(model.decoder, MLP)
         self.model, self.plan = model, plan
-        draws = plan.batch_rows * plan.samples
-        self.encoder = Chain.of([*model.encoder.layers, model.head], plan.batch_rows)
-        self.decoder = Chain.of([*model.decoder.layers, model.tail], draws)
+        draws, half = plan.batch_rows * plan.samples, plan.precision == "bfloat16"
+        self.encoder = Chain.of([*model.encoder.layers, model.head], plan.batch_rows, half=half)
+        self.decoder = Chain.of([*model.decoder.layers, model.tail], draws, half=half)
         self.z = model.head.weight.new_empty(draws, model.latents)
         self.pixels = _black_and_white(model)
         self.sharing = workers is not None

@@ -61,13 +61,16 @@ def affine(
     weight: Float[Tensor, "outputs inputs"],
     room: Float[Tensor, "rows outputs"],
     activation: str = "none",
+    *,
+    half: bool = False,
 ) -> Float[Tensor, "rows outputs"]:
     """Return f(x W^T + b): in `room`, or as a tensor of its own, where oneDNN is asked.
 
-    Any f but "none", of the names of oneDNN, is for products that it is asked for.
+    Any f but "none", of the names of oneDNN, is for products that it is asked for; so is `half`,
+    which rounds factors and result to bfloat16. Sums have float32's digits.
     """
     if large(len(x), weight):
-        return _by_onednn(x, weight, bias, activation)
+        return _by_onednn(x, weight, bias, activation, half=half)
     assert activation == "none"
     return torch.addmm(bias, x, weight.t(), out=room)
 
@@ -76,10 +79,12 @@ def back_through(
     slopes: Float[Tensor, "rows outputs"],
     weight: Float[Tensor, "outputs inputs"],
     room: Float[Tensor, "rows inputs"],
+    *,
+    half: bool = False,
 ) -> Float[Tensor, "rows inputs"]:
     """Return slopes W, the slopes by the inputs of an affine map: in `room`, or see `affine`."""
     if large(len(slopes), weight):
-        return _by_onednn(slopes, weight.t(), None)
+        return _by_onednn(slopes, weight.t(), None, half=half)
     return torch.mm(slopes, weight, out=room)
 
 
@@ -87,10 +92,12 @@ def gradient_of_weight(
     slopes: Float[Tensor, "rows outputs"],
     x: Float[Tensor, "rows inputs"],
     room: Float[Tensor, "outputs inputs"],
+    *,
+    half: bool = False,
 ) -> Float[Tensor, "outputs inputs"]:
     """Return slopes^T x, the slopes by the weight of an affine map: in `room`, or see `affine`."""
     if large(len(x), room):
-        return _by_onednn(slopes.t(), x.t(), None)
+        return _by_onednn(slopes.t(), x.t(), None, half=half)
     return torch.mm(slopes.t(), x, out=room)
 
 
@@ -114,9 +121,17 @@ def least_terms_of(cpu: str) -> float:
 
 
 def _by_onednn(
-    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none"
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str = "none",
+    *,
+    half: bool = False,
 ) -> Tensor:
+    if half:
+        x, weight = x.bfloat16(), weight.bfloat16()
+        bias = None if bias is None else bias.bfloat16()
     # "none" again: the GELU that is exact.
     ask = torch.ops.mkldnn._linear_pointwise.default
     result: Tensor = ask(x, weight, bias, activation, [], "none")
-    return result
+    return result.float()

@@ -40,18 +40,21 @@ from vae_engine.training import fit, minibatches, new_state
 from vae_engine.workers import Workers
 
 OURS, SPREAD = "ours", "ours, rows spread over workers"
+HALF = "ours, products in bfloat16"
 HALVES, WHOLE = "products alone, in halves", "products alone, whole batches"
 PEERS = ("pythae", "Pyro", "NumPyro, scan")
 RECORD = Path("build/bench/training.json")
 TARGETS = {"eager, fused Adam": 1.3, "pythae": 1.7, "Pyro": 1.7, "NumPyro, scan": 1.0}
 
 
-def ours(workers: int | None = None) -> Steps:
+def ours(workers: int | None = None, precision: str = "float32") -> Steps:
     column = Column(name="x", likelihood="bernoulli", width=PIXELS)
     config = ModelConfig(
         columns=(column,), latents=LATENTS, hidden=(HIDDEN,), activation="tanh"
     )
-    plan = TrainingPlan(seed=0, epochs=1000, batch_rows=BATCH_ROWS, learning_rate=1e-3)
+    plan = TrainingPlan(
+        seed=0, epochs=1000, batch_rows=BATCH_ROWS, learning_rate=1e-3, precision=precision
+    )
     state, x = new_state(config, plan, workers=workers), torch.from_numpy(pixels())
     batches = minibatches(x, plan)
 
@@ -97,6 +100,7 @@ def products(*, halves: bool) -> Steps:
 OUR_OWN: dict[str, Callable[[], Steps]] = {
     OURS: ours,
     SPREAD: lambda: ours(workers=torch.get_num_threads()),
+    HALF: lambda: ours(precision="bfloat16"),
     HALVES: lambda: products(halves=True),
     WHOLE: lambda: products(halves=False),
 }

@@ -45,6 +45,28 @@ def test_products_are_those_of_float64(
     torch.testing.assert_close(by_weight.double(), expected, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.skipif(not products.ONEDNN, reason="this PyTorch has no oneDNN")
+def test_halved_factors_have_eight_bits_and_their_sums_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(products, "least_terms", lambda: 0)
+    rows, inputs, outputs = 50, 4096, 60
+    x, weight = torch.rand(rows, inputs), torch.rand(outputs, inputs)
+    bias, room = torch.rand(outputs), torch.empty(rows, outputs)
+    rounded = x.bfloat16().double() @ weight.bfloat16().double().t() + bias.bfloat16().double()
+
+    found = affine(bias, x, weight, room, half=True)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), rounded, rtol=2**-8, atol=0)
+    slopes = torch.rand(rows, outputs)
+    rounded = slopes.bfloat16().double() @ weight.bfloat16().double()
+    back = back_through(slopes, weight, x, half=True)
+    torch.testing.assert_close(back.double(), rounded, rtol=2**-8, atol=0)
+    rounded = slopes.bfloat16().double().t() @ x.bfloat16().double()
+    by_weight = gradient_of_weight(slopes, x, weight, half=True)
+    torch.testing.assert_close(by_weight.double(), rounded, rtol=2**-8, atol=0)
+
+
 def test_gradients_and_other_precisions_are_left_to_pytorch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
