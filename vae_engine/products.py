@@ -3,10 +3,12 @@
 `torch.mm` asks MKL, which lets threads share the rows of a product, and a minibatch has few of
 them. oneDNN shares the columns too and knows more processors: it is ahead by a tenth to a third
 where a product is large, and behind where a call costs more than the product. On AMD's, MKL leaves
-the widest instructions out: where there are any, it is behind much earlier, and elsewhere never.
+the widest instructions out: where they are twice as fast, it is behind much earlier, and where there
+are none, never.
 """
 
 import math
+import re
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 LEAST_TERMS = 10e6  # multiplications from which oneDNN is ahead
-LEAST_TERMS_AMD = 1.5e6  # with AVX-512
+LEAST_TERMS_AMD = 1.5e6  # whose units are as wide as AVX-512
+WIDE_FAMILY = 26  # Zen 5; before it, AMD's units took AVX-512 in two halves
 IN_ONEDNN = {"tanh": "tanh", "relu": "relu", "silu": "swish", "gelu": "gelu"}  # to its names
 ONEDNN = torch.backends.mkldnn.is_available()  # not built into every PyTorch
 
@@ -117,7 +120,10 @@ def least_terms_of(cpu: str) -> float:
     """The same of a processor as Linux describes it."""
     if "AuthenticAMD" not in cpu:
         return LEAST_TERMS
-    return LEAST_TERMS_AMD if "avx512f" in cpu else math.inf
+    if "avx512f" not in cpu:
+        return math.inf
+    family = re.search(r"cpu family\s*:\s*(\d+)", cpu)
+    return LEAST_TERMS_AMD if family and int(family[1]) >= WIDE_FAMILY else LEAST_TERMS
 
 
 def _by_onednn(

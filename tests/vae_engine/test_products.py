@@ -86,7 +86,9 @@ def test_gradients_and_other_precisions_are_left_to_pytorch(
     [
         ("vendor_id : GenuineIntel\nflags : fpu avx2 avx512f", LEAST_TERMS),
         ("vendor_id : GenuineIntel\nflags : fpu avx2", LEAST_TERMS),
-        ("vendor_id : AuthenticAMD\nflags : fpu avx2 avx512f", LEAST_TERMS_AMD),
+        ("vendor_id : AuthenticAMD\ncpu family\t: 26\nflags : fpu avx512f", LEAST_TERMS_AMD),
+        ("vendor_id : AuthenticAMD\ncpu family\t: 25\nflags : fpu avx512f", LEAST_TERMS),
+        ("vendor_id : AuthenticAMD\nflags : fpu avx2 avx512f", LEAST_TERMS),
         ("vendor_id : AuthenticAMD\nflags : fpu avx2", math.inf),
         ("CPU implementer : 0x41", LEAST_TERMS),
         ("", LEAST_TERMS),
