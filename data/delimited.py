@@ -18,7 +18,7 @@ import pyarrow.csv
 
 from data.cells import reaches_int64
 from data.contract import CsvDialect
-from data.dialect import BLANK, MARKS, found_dialect, squeezed
+from data.dialect import BLANK, MARKS, described, squeezed
 from data.formats import Opened, Reading, SourceError
 from data.packed import codec_of, unpacked
 from data.quarantine import look
@@ -55,10 +55,16 @@ def open_csv(path: Path, reading: Reading) -> Opened:
         return Opened(opened.schema, lambda: iter(_reader(path, dialect, types)), dialect)
 
 
+def dialect_of(path: Path, given: Mapping[str, Any]) -> tuple[CsvDialect, frozenset[str]]:
+    """What `data.dialect.found_dialect` finds, in the child: packed bytes are unpacked for it."""
+    dialect, sure = look(described, path, dict(given))
+    return CsvDialect.of(dialect), frozenset(sure)
+
+
 def _agreed(path: Path, reading: Reading) -> CsvDialect:
     if reading.frozen is None:
-        return found_dialect(path, reading.csv)[0]
-    found, sure = found_dialect(path, {})
+        return dialect_of(path, reading.csv)[0]
+    found, sure = dialect_of(path, {})
     for name in (field.name for field in fields(CsvDialect) if field.name in sure):
         now, then = getattr(found, name), getattr(reading.frozen, name)
         if now == then:

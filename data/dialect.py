@@ -7,6 +7,7 @@ number of them, and of tabs; it is looked for where the name does not say that i
 
 import codecs
 import csv
+import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -59,9 +60,14 @@ def found_dialect(path: Path, given: Mapping[str, Any]) -> tuple[CsvDialect, fro
     nulls = given.get("nulls")
     if nulls is None:
         nulls = _marks(_cells(text, delimiter, whole=whole), decimal or ".")
-    return CsvDialect(encoding, delimiter, decimal or ".", header, tuple(nulls)), frozenset(
-        sure
-    )
+    dialect = CsvDialect(encoding, delimiter, decimal or ".", header, tuple(nulls))
+    return dialect, frozenset(sure)
+
+
+def described(path: Path, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The same, in what JSON holds."""
+    dialect, sure = found_dialect(path, given)
+    return dialect.to_mapping(), sorted(sure)
 
 
 def squeezed(text: bytes) -> bytes:
@@ -158,7 +164,11 @@ def _cells(text: str, delimiter: str, *, whole: bool) -> list[list[str]]:
     if delimiter == BLANK:
         text = squeezed(text.encode()).decode()
     try:
-        lines = [line for line in csv.reader(text.splitlines(), delimiter=delimiter) if line]
+        lines = [
+            line
+            for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+            if line
+        ]
     except csv.Error:  # a giant cell, or a NUL: what reads the file says what is wrong
         return []
     return lines if whole else lines[:-1]

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from data.arrays import labels_beside
 from data.contract import CsvDialect
-from data.dialect import found_dialect
+from data.delimited import dialect_of
 from data.files import JSON, TEXT, State, file_reader, state_of, suffix_of
 from data.formats import Opened, Reader, Reading, SourceError
 from data.layout import (
@@ -143,7 +143,7 @@ def _common_dialect(files: list[_File]) -> CsvDialect:
     common: dict[str, tuple[Any, str]] = {}
     default, nulls = CsvDialect(), set[str]()
     for file in files:
-        dialect, sure = found_dialect(file.path, {})
+        dialect, sure = dialect_of(file.path, {})
         nulls.update(dialect.nulls)
         default = dialect if file is files[0] else default
         for name in sorted(sure):

@@ -34,6 +34,7 @@ import pyarrow as pa
 from data.child import Process, say
 from data.contract import SpecError
 from data.formats import SourceError, as_source_error
+from data.packed import codec_of
 
 VARIABLE = "LATENTS_QUARANTINE"
 MEMORY_BYTES = 4 << 30  # of address space: libraries reserve far more than they use
@@ -41,6 +42,7 @@ THREADS = 4  # each reserves some of it
 START_S = 120
 BYTES_A_SECOND = 5 << 20  # slower than any disk; a file that takes longer is a trap
 PATIENCE_S = 60
+UNPACKED = 10  # times the size of a packed file: what text unpacks to
 HANDED_ON = {"PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ"}
 REFUSALS = {error.__name__: error for error in (SourceError, SpecError)}
 UNLIMITED = resource.RLIM_INFINITY
@@ -83,7 +85,7 @@ def look(
         "room_bytes": room_bytes,
     }
     if patience_s is None:
-        patience_s = _patience_s(path.stat().st_size)
+        patience_s = _patience_s(path.stat().st_size * (UNPACKED if codec_of(path) else 1))
     with _CHILD.lock:
         answer = _ended(_CHILD.ask(question, patience_s))
     return _found(answer)

@@ -6,7 +6,8 @@ from typing import Any
 
 from data.contract import ROW_ID
 from data.features import list_publications, open_features
-from data.publications import collect, difference, stale_staging, stale_temporaries, superseded
+from data.garbage import collect, stale_staging, stale_temporaries, superseded
+from data.publications import difference
 from flows.lookup import publication
 from flows.settings import Home
 

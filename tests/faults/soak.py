@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import torch
 
 from data.features import latest_of, list_publications, open_features
-from data.publications import collect, stale_staging, stale_temporaries
+from data.garbage import collect, stale_staging, stale_temporaries
 from data.quarantine import VARIABLE as QUARANTINE
 from data.snapshot import open_snapshot
 from flows import tracking

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data.publications import collect, stale_staging
+from data.garbage import collect, stale_staging
 from data.snapshot import open_snapshot
 from flows.ingest import ingest_dataset
 from flows.runs import read_record

@@ -17,8 +17,8 @@ from hypothesis.stateful import (
 )
 
 from data.features import latest_of, write_latest
+from data.garbage import collect, stale_staging
 from data.publication import Staging, locked, read_manifest, verify_parts
-from data.publications import collect, stale_staging
 from tests.faults.conftest import Cases
 from tests.faults.crashes import begun, die_before, in_child, killed, wait
 from tests.faults.effort import whole_or

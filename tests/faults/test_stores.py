@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 import pytest
 
 from data.features import open_features
+from data.garbage import collect, superseded
 from data.publication import FormatError, put_once, read_manifest
-from data.publications import collect, superseded
 from data.snapshot import ingest, open_snapshot
 from flows.settings import Home
 from tests.faults.conftest import Cases
