@@ -12,6 +12,7 @@ import pyarrow as pa
 from data.formats import SourceError, most_unpacked
 
 BUFFER_BYTES = 1 << 20
+TAR, TAR_AT = b"ustar", 257  # what an archive of tar's has there
 CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 
 
@@ -29,12 +30,17 @@ def unpacked(path: Path) -> BinaryIO:
     """Open a file, packed or not.
 
     Raises:
-        SourceError: in reading, what comes out is out of all proportion to the file.
+        SourceError: an archive is packed in it; or, in reading, what comes out is out of all
+            proportion to the file.
     """
     codec = codec_of(path)
     if codec is None:
         return path.open("rb")
-    return cast(BinaryIO, io.BufferedReader(_Unpacking(path, codec), BUFFER_BYTES))
+    file = io.BufferedReader(_Unpacking(path, codec), BUFFER_BYTES)
+    if file.peek()[TAR_AT : TAR_AT + len(TAR)] == TAR:
+        file.close()
+        raise SourceError(f"{path} is an archive of files; unpack it, and name what was in it")
+    return cast(BinaryIO, file)
 
 
 class _Unpacking(io.RawIOBase):

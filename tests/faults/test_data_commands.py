@@ -88,7 +88,9 @@ def cut(folder: Path) -> Path:
 
 
 def endless_brackets(folder: Path) -> Path:
-    (folder / "t.jsonl").write_text('{"id": ' + "[" * 200_000 + "]" * 200_000 + "}\n")
+    (folder / "t.jsonl").write_text(
+        '{"id": []}\n{"id": ' + "[" * 200_000 + "]" * 200_000 + "}\n"
+    )
     return folder / "t.jsonl"
 
 

@@ -5,7 +5,7 @@ import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -174,7 +174,7 @@ def test_links_do_not_lead_out_of_a_folder_of_sources(
     assert 7 not in read
 
 
-@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".zip", ".tgz", ".7z", ".csv.gz"])
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".zip", ".tgz", ".7z"])
 def test_archives_are_no_sources(suffix: str, tmp_path: Path, cases: Cases) -> None:
     """RELIABILITY 2d, archives: refused, so that nothing is unpacked."""
     cases("2d archives")
@@ -185,6 +185,24 @@ def test_archives_are_no_sources(suffix: str, tmp_path: Path, cases: Cases) -> N
 
     with pytest.raises(SourceError, match="is of no known format"):
         open_source(archive)
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"), [("w:gz", "is an archive of files"), ("w", "cannot be read")]
+)
+@pytest.mark.parametrize("name", ["t.csv.gz", "t.jsonl.gz", "t-idx3-ubyte.gz"])
+def test_an_archive_by_another_name_is_refused_too(
+    name: str, mode: Literal["w", "w:gz"], said: str, tmp_path: Path, cases: Cases
+) -> None:
+    """RELIABILITY 2d, archives: a packed file is one stream of bytes, or nothing."""
+    cases("2d archives")
+    (tmp_path / "x").write_text("a,b\n1,2\n")
+    archive = tmp_path / name
+    with tarfile.open(archive, mode) as file:
+        file.add(tmp_path / "x", "../../evil")
+
+    with pytest.raises(SourceError, match=f"{name} {said}"):
+        open_source(archive).schema  # noqa: B018
 
 
 def test_names_in_an_npz_are_columns_and_no_paths(tmp_path: Path, cases: Cases) -> None:
