@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from data.bucket import S3Path
 from flows.noticeboard import key_of, links, markdown, numbers
 from flows.redaction import holds_secret, redacted
 from flows.settings import Home, running_servers
 from flows.up import PREFECT_PORT, StartError, _port
 from flows.watch import Eye, glimpse
+from tests.data.sites import Site, served
+from tests.data.stores import object_store
 
 
 @pytest.mark.parametrize(
@@ -90,7 +93,38 @@ def test_a_folder_and_a_pattern_are_looked_at_file_by_file(tmp_path: Path) -> No
 
     assert glimpse(str(tmp_path)) != folder
     assert glimpse(str(tmp_path / "*.csv")) != pattern
-    assert glimpse("https://host/table.csv") is None
+    assert glimpse("sqlite:///table.db") is None
+
+
+@pytest.mark.parametrize("scheme", ["http", "s3"])
+def test_what_is_elsewhere_is_looked_at_by_what_is_said_of_it(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site()
+    with served(site) as server, object_store("bucket"):
+        monkeypatch.setenv("LATENTS_ALLOW_HOSTS", "127.0.0.1")
+        place = S3Path("bucket", "t.csv")
+
+        def write(content: bytes) -> None:
+            site.files["/t.csv"] = content
+            place.replace(content)
+
+        eye = Eye({}, remote_s=0)
+        source = (
+            str(place) if scheme == "s3" else f"http://127.0.0.1:{server.server_port}/t.csv"
+        )
+
+        def look() -> list[str]:
+            return list(eye.look({"t": source}))
+
+        assert look() == []  # nothing is there yet
+        write(b"a\n1\n")
+        assert (look(), look()) == ([], [])
+        write(b"a\n1\n2\n")
+        assert (look(), look(), look()) == ([], ["t"], [])
+        eye.remote_s = 3600
+        write(b"a\n3\n")
+        assert (look(), look()) == ([], [])  # not asked so soon
 
 
 def test_servers_are_used_while_they_run_and_no_longer(tmp_path: Path) -> None:
