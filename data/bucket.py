@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pyarrow.fs
@@ -45,6 +45,13 @@ class RefusedError(BucketError):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+class Written(NamedTuple):
+    """What a store says of an object."""
+
+    time_s: float  # since 1970
+    bytes: int
 
 
 @dataclass(frozen=True, order=True)
@@ -131,11 +138,18 @@ class S3Path:
 
     def objects(self) -> list["S3Path"]:
         """All objects below, in order."""
+        return sorted(self.written())
+
+    def written(self) -> dict["S3Path", Written]:
+        """All objects below, and when each was written."""
         selector = pyarrow.fs.FileSelector(self._path, recursive=True, allow_not_found=True)
         with self._reading():
             found = arrow_store().get_file_info(selector)
-        files = [info.path for info in found if info.type == pyarrow.fs.FileType.File]
-        return sorted(S3Path(*path.split("/", 1)) for path in files)
+        return {
+            S3Path(*info.path.split("/", 1)): Written(info.mtime_ns / 1e9, info.size)
+            for info in found
+            if info.type == pyarrow.fs.FileType.File
+        }
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

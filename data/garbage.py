@@ -1,7 +1,8 @@
 """What is of no use any more: what killed writers left, and publications that no pointer names.
 
 It is removed whole: a folder of staging that nobody works in, or a publication that no pointer
-names and that was asked for. Nothing here changes a file that stays.
+names and that was asked for. Nothing here changes a file that stays. A home in a bucket has no
+staging: there, parts whose manifest never came are what a killed writer left.
 """
 
 import fcntl
@@ -12,8 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.bucket import S3Path, Written, opened
 from data.features import latest_of, list_publications
 
+MANIFEST = "manifest.json"
 STALE_HOURS = 24.0
 TEMPORARY = (".tmp-*", ".fetch-*")  # names that only a writer at work gives
 
@@ -22,14 +25,18 @@ TEMPORARY = (".tmp-*", ".fetch-*")  # names that only a writer at work gives
 class Garbage:
     """What could be cleared away, and how much room it takes."""
 
-    path: Path
+    path: Path | S3Path
     bytes: int
     why: str
 
     def remove(self) -> None:
         """Remove it: first its manifest, so that no reader takes what is left for whole."""
-        if self.path.is_dir():
-            (self.path / "manifest.json").unlink(missing_ok=True)
+        if isinstance(self.path, S3Path):
+            manifest = self.path / MANIFEST
+            for place in sorted(self.path.objects(), key=lambda place: place != manifest):
+                place.unlink()
+        elif self.path.is_dir():
+            (self.path / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(self.path, ignore_errors=True)
         else:
             self.path.unlink(missing_ok=True)
@@ -59,6 +66,25 @@ def stale_temporaries(root: Path, *, hours: float = STALE_HOURS) -> Iterator[Gar
                 yield Garbage(path, _size(path), "left by a writer that was killed")
 
 
+def unfinished(home: S3Path, *, hours: float = STALE_HOURS) -> Iterator[Garbage]:
+    """Find the parts in a bucket whose manifest has not come, and that have not changed since.
+
+    A writer that goes on after that time brings those that are missing again.
+    """
+    before = time.time() - 3600 * hours
+    folders: dict[S3Path, dict[S3Path, Written]] = {}
+    for store in ("datasets", "features"):
+        for place, written in (home / store).written().items():
+            folder = place.parent.parent if place.parent.name == "data" else place.parent
+            folders.setdefault(folder, {})[place] = written
+    for folder, found in sorted(folders.items()):
+        has_parts = any(place.parent != folder for place in found)
+        newest = max(written.time_s for written in found.values())
+        if has_parts and folder / MANIFEST not in found and newest < before:
+            size = sum(written.bytes for written in found.values())
+            yield Garbage(folder, size, "left by a writer that was killed")
+
+
 def superseded(
     home: str | Path, name: str, *, keep: int = 1, hours: float = STALE_HOURS
 ) -> Iterator[Garbage]:
@@ -69,15 +95,14 @@ def superseded(
 
     A reader may have one of them open, or have pinned it: that is why they go on request.
     """
-    root = Path(home) / "features"
-    latest = latest_of(root, name)
+    latest = latest_of(opened(home) / "features", name)
     named = {*latest["versions"].values(), (latest["champion"] or {}).get("publication")}
     before = time.time() - 3600 * hours
-    of_version: dict[int, list[Path]] = {}
+    of_version: dict[int, list[Path | S3Path]] = {}
     for found in list_publications(home, name):
         of_version.setdefault(found.model_version, []).append(found.path)
     for version, paths in sorted(of_version.items()):
-        made = {path: path.stat().st_mtime for path in paths}
+        made = {path: _made(path) for path in paths}
         newest_first = sorted(made, key=made.__getitem__, reverse=True)
         followers = [newest_first[0], *newest_first]
         free = [
@@ -90,12 +115,20 @@ def superseded(
                 yield Garbage(path, _size(path), f"superseded, of model version {version}")
 
 
+def _made(publication: Path | S3Path) -> float:
+    if isinstance(publication, S3Path):
+        return publication.written()[publication / MANIFEST].time_s
+    return publication.stat().st_mtime
+
+
 def _last_touched(path: Path) -> float:
     entries = [path, *path.rglob("*")] if path.is_dir() else [path]
     return max((entry.stat().st_mtime for entry in entries if entry.exists()), default=0.0)
 
 
-def _size(path: Path) -> int:
+def _size(path: Path | S3Path) -> int:
+    if isinstance(path, S3Path):
+        return sum(written.bytes for written in path.written().values())
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
 

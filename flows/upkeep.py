@@ -4,9 +4,17 @@ from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
+from data.bucket import S3Path, opened
 from data.contract import ROW_ID
 from data.features import list_publications, open_features
-from data.garbage import collect, stale_staging, stale_temporaries, superseded
+from data.garbage import (
+    STALE_HOURS,
+    collect,
+    stale_staging,
+    stale_temporaries,
+    superseded,
+    unfinished,
+)
 from data.publications import difference
 from flows.lookup import publication
 from flows.settings import Home
@@ -38,22 +46,23 @@ def compare(home: Home, name: str, other: str) -> dict[str, Any]:
     return {"name": name, "publications": ids, "same": found.same, **asdict(found)}
 
 
-def clear(home: Home, *, keep: int | None = None) -> dict[str, Any]:
-    """Remove what writers that were killed left a day ago or earlier, in every store of the home.
+def clear(home: Home, *, keep: int | None = None, hours: float = STALE_HOURS) -> dict[str, Any]:
+    """Remove what writers that were killed left `hours` ago or earlier, in every store of the home.
 
-    With `keep`, also publications that no pointer has named for a day, but for the newest `keep`
-    of each model version.
+    With `keep`, also publications that no pointer has named for so long, but for the newest `keep`
+    of each model version. Of a home in a bucket: there, and in this machine's copy.
     """
     stores = (home.root, home.datasets, home.features, home.root / "packed")
-    stale = (stale_staging(root) for root in stores)
+    stale = (stale_staging(root, hours=hours) for root in stores)
     folders = (home.datasets, home.features, home.runs, home.root / "models")
-    half_done = (stale_temporaries(folder) for folder in folders)
+    half_done = (stale_temporaries(folder, hours=hours) for folder in folders)
+    place = opened(home.address)
+    in_bucket = unfinished(place, hours=hours) if isinstance(place, S3Path) else ()
     old = (
-        superseded(home.root, name, keep=keep) for name in _published(home) if keep is not None
+        superseded(address, name, keep=keep, hours=hours)
+        for address in sorted({str(home.root), home.address})
+        for name in sorted({found.name for found in list_publications(address)})
+        if keep is not None
     )
-    count, size = collect(chain(*stale, *half_done, *old))
+    count, size = collect(chain(*stale, *half_done, in_bucket, *old))
     return {"removed": count, "bytes": size}
-
-
-def _published(home: Home) -> list[str]:
-    return sorted({found.name for found in list_publications(home.root)})

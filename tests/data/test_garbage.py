@@ -1,14 +1,27 @@
 import fcntl
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
+from data.bucket import S3Path
 from data.features import list_publications, open_features
-from data.garbage import collect, stale_staging, stale_temporaries, superseded
+from data.garbage import (
+    collect,
+    stale_staging,
+    stale_temporaries,
+    superseded,
+    unfinished,
+)
 from data.publication import Staging
+from data.working_copy import push, working_copy
 from tests.data.published import SOME, published
+from tests.data.stores import object_store
+
+HOME = "s3://bucket/home"
 
 
 def aged(path: Path, hours: float) -> Path:
@@ -106,3 +119,43 @@ def test_what_was_left_beside_records_is_found_when_it_is_old(tmp_path: Path) ->
     assert [(each.path, each.bytes) for each in found] == [(old, 5)]
     assert collect(iter(found)) == (1, 5)
     assert sorted(named.parent.iterdir()) == [new, named]
+
+
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working copy of a home in a bucket."""
+    monkeypatch.setenv("LATENTS_CACHE", str(tmp_path / "cache"))
+    with object_store("bucket"):
+        yield working_copy(HOME)
+
+
+def test_parts_in_a_bucket_whose_manifest_never_came_are_cleared_away(copy: Path) -> None:
+    whole = published(copy, SOME, publication="whole", point=True)
+    push(whole.path)
+    record = S3Path.at(HOME) / "datasets" / "t" / ".index" / "a.json"
+    record.put_once(b"{}")
+    left = S3Path.at(HOME) / "features" / "t" / "model_version=v1" / "publication=left"
+    (left / "contract.json").put_once(b"{}")
+    (left / "data" / "part-00000.parquet").put_once(b"1234")
+
+    assert list(unfinished(S3Path.at(HOME))) == []  # somebody may be at it
+    found = list(unfinished(S3Path.at(HOME), hours=-1))
+    assert [(each.path, each.bytes) for each in found] == [(left, 6)]
+    assert collect(iter(found)) == (1, 6)
+    assert left.objects() == []
+    assert record.exists()
+    assert open_features("t", home=HOME, verify=True).rows == 4
+
+
+def test_superseded_publications_in_a_bucket_go_on_request(copy: Path) -> None:
+    for publication in "abc":
+        made = published(copy, SOME, publication=publication, point=publication == "c")
+        push(made.path)
+
+    assert list(superseded(HOME, "t", keep=0)) == []  # their readers have a day
+    collect(superseded(HOME, "t", keep=0, hours=-1))
+    assert [found.publication for found in list_publications(HOME, "t")] == ["c"]
+    assert open_features("t", home=HOME, verify=True).rows == 4
+    assert [place.name for place in S3Path.at(HOME).glob("features/t/*/*/manifest.json")] == [
+        "manifest.json"
+    ]

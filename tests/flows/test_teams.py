@@ -21,8 +21,9 @@ from data.features import open_features
 from data.working_copy import working_copy
 from flows.monitor import monitor
 from flows.report import write_latest_report
-from flows.settings import resolve_home
+from flows.settings import Home, resolve_home
 from flows.spec import Spec, SpecError, load_spec
+from flows.upkeep import clear
 from tests.data.stores import client_of, serving
 from tests.flows.conftest import latents
 from tests.flows.services import Postgres, postgres
@@ -117,6 +118,21 @@ def test_the_run_is_in_the_databases_and_the_bucket(team: Team, run: dict[str, A
     assert any(name.endswith("gate.json") for name in names)
     assert any(name.endswith("report.html") for name in names)
     assert open_features("shared", home=HOME, verify=True).rows == 1797
+
+
+def test_what_readers_of_the_bucket_need_is_not_cleared_away(
+    team: Team, run: dict[str, Any]
+) -> None:
+    client = client_of(team.store)
+    left = "team/home/features/shared/model_version=v1/publication=left/data/part-00000.parquet"
+    client.put_object(Bucket=BUCKET, Key=left, Body=b"half a publication")
+    client.close()
+    done = latents("features", "--gc", "--keep", "0", "--json", home=HOME)
+
+    assert json.loads(done.stdout)["removed"] == 0, done.stderr  # it may be on its way
+    assert clear(Home(working_copy(HOME)), keep=0, hours=-1)["removed"] >= 1
+    assert open_features("shared", home=HOME, verify=True).rows == 1797
+    assert not list(S3Path.at(HOME).glob("features/shared/*/publication=left/data/*"))
 
 
 def test_features_are_a_table_of_the_database(team: Team, run: dict[str, Any]) -> None:
