@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,10 @@ COUNT_MEDIAN = 20
 EXACT_IN_FLOAT32 = 2**24
 EXACT_IN_FLOAT64 = 2**53
 NEARLY_ALL = 0.9
+FEW_VALUES = 20  # of a text: they are categories, however few rows hold one
+SHARED = 2  # rows of a value, on average; fewer, and the text is one row's each
+LEARNABLE = 10  # the same; fewer, and rare values are not told apart
+COMMON = 3  # rows of a value that is not rare
 LONG_TAIL = 1.0  # skewness; an exponential has 2, a normal 0
 COUNT_TAIL = 0.5  # skewness; a Poisson of mean 4 has it
 
@@ -221,10 +226,35 @@ def text(seen: Seen) -> Guess | None:
         return Guess("ignore", "text that is different in nearly every row")
     if any(len(str(value)) >= LABEL_BYTES for value, _ in profile.top):
         return Guess("ignore", "texts, too long to name categories")
-    if profile.distinct is not None and profile.distinct <= TOP:
-        return Guess("categorical", f"text with {profile.distinct} values")
-    many = "very many" if profile.distinct is None else profile.distinct
-    return Guess("categorical", f"text with {many} values; the rarer ones share one category")
+    many = "very many" if profile.distinct is None else f"{profile.distinct:,}"
+    if has_few_rows(profile, SHARED) or (has_rare(profile) and not common(profile)):
+        return Guess("ignore", f"text with {many} values, and too few rows share one")
+    if has_rare(profile) or profile.distinct is None or profile.distinct > TOP:
+        return Guess(
+            "categorical", f"text with {many} values; the rarer ones share one category"
+        )
+    return Guess("categorical", f"text with {many} values")
+
+
+def has_rare(profile: ColumnProfile) -> bool:
+    """Whether the values of a text that few rows hold are to share one category.
+
+    A model learns which row has such a value, and nothing that other rows could tell.
+    """
+    return has_few_rows(profile, LEARNABLE) and (
+        profile.distinct is None or len(common(profile)) < profile.distinct
+    )
+
+
+def has_few_rows(profile: ColumnProfile, each: int) -> bool:
+    """Whether there are many values, and fewer than `each` rows for one on average."""
+    many = profile.sampled_distinct > FEW_VALUES
+    return many and profile.sampled < each * profile.sampled_distinct
+
+
+def common(profile: ColumnProfile) -> list[Any]:
+    """The values that more than a row or two hold."""
+    return [value for value, count in profile.top if count >= COMMON]
 
 
 def integer(seen: Seen) -> Guess | None:

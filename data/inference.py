@@ -25,11 +25,11 @@ from data.contract import (
     refuse_unknown,
 )
 from data.formats import SourceError
-from data.guesses import Seen, declared_shape, guess, square_shape
+from data.guesses import Seen, common, declared_shape, guess, has_rare, square_shape
 from data.profile import ColumnProfile
 from data.survey import TOP, Survey
 
-VERSION = 2  # raised when the rules change: the same file may then give another contract
+VERSION = 3  # raised when the rules change: the same file may then give another contract
 
 SETTINGS = [field.name for field in fields(ColumnContract) if field.name not in ("name", "why")]
 
@@ -117,9 +117,13 @@ def _scalar(seen: Seen, kind: str) -> dict[str, Any]:
     details: dict[str, Any] = {"dtype": dtype}
     if kind in ("binary", "categorical", "ordinal", "split"):
         values = [value for value, _ in seen.profile.top]
-        details["categories"] = tuple(sorted(values))
+        rare = (
+            kind == "categorical" and pa.types.is_string(seen.type) and has_rare(seen.profile)
+        )
+        details["categories"] = tuple(sorted((rare and common(seen.profile)) or values))
     if kind in ("binary", "categorical", "ordinal"):
-        details["other"] = seen.profile.distinct is None or seen.profile.distinct > TOP
+        distinct = seen.profile.distinct
+        details["other"] = rare or distinct is None or distinct > TOP
     return details
 
 

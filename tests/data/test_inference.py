@@ -183,6 +183,41 @@ def test_rare_words_share_a_category() -> None:
     assert (len(column.categories or ()), column.other) == (254, True)
 
 
+def shared(*rows: int) -> list[str]:
+    """A text with one value for each number, held by so many rows."""
+    return [f"w{value}" for value, count in enumerate(rows) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    "texts", [shared(*[1] * 150, *[2] * 50), shared(*[2] * 50)], ids=["names", "pairs"]
+)
+def test_texts_that_few_rows_share_tell_a_model_nothing(texts: list[str]) -> None:
+    """It would learn which row has which: 4 nats a row worse than independent columns."""
+    column = guess(texts)
+
+    assert column.kind == "ignore"
+    assert "too few rows share one" in column.why
+
+
+def test_rare_values_share_a_category_where_rows_are_few() -> None:
+    column = guess(shared(*[1] * 20, *[2] * 20, 3, 40, *[9] * 5))
+
+    assert column.kind == "categorical"
+    assert column.categories == ("w40", "w41", "w42", "w43", "w44", "w45", "w46")
+    assert column.other
+    assert "the rarer ones share one category" in column.why
+
+
+@pytest.mark.parametrize(
+    "rows", [[1, *[9] * 15, 2], [*[30] * 40, 1]], ids=["few values", "many rows of each"]
+)
+def test_a_rare_value_stays_one_where_values_are_few_or_rows_many(rows: list[int]) -> None:
+    column = guess(shared(*rows))
+
+    assert len(column.categories or ()) == len(rows)
+    assert not column.other
+
+
 def test_the_same_table_gives_the_same_contract() -> None:
     columns = {"a": RANDOM.normal(size=ROWS), "b": words(5), "c": RANDOM.poisson(2, ROWS)}
 
