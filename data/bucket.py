@@ -14,7 +14,7 @@ import fnmatch
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -130,8 +130,12 @@ class S3Path:
 
     def glob(self, pattern: str) -> Iterator["S3Path"]:
         """Yield the objects below whose name matches, part by part, in order."""
+        yield from self.among(self.objects(), pattern)
+
+    def among(self, objects: Iterable["S3Path"], pattern: str) -> Iterator["S3Path"]:
+        """Yield those of some objects below that `glob` would."""
         wanted = PurePosixPath(pattern).parts
-        for path in self.objects():
+        for path in objects:
             parts = PurePosixPath(path.key.removeprefix(f"{self.key}/")).parts
             if len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted)):
                 yield path

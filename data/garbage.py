@@ -13,10 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.bucket import S3Path, Written, opened
+from data.bucket import S3Path, opened
 from data.features import latest_of, list_publications
 
 MANIFEST = "manifest.json"
+PARTS = {  # in a bucket, by the folder that they are below
+    "datasets": "*/*/data/*",
+    "features": "*/model_version=*/publication=*/data/*",
+}
 STALE_HOURS = 24.0
 TEMPORARY = (".tmp-*", ".fetch-*")  # names that only a writer at work gives
 
@@ -72,17 +76,19 @@ def unfinished(home: S3Path, *, hours: float = STALE_HOURS) -> Iterator[Garbage]
     A writer that goes on after that time brings those that are missing again.
     """
     before = time.time() - 3600 * hours
-    folders: dict[S3Path, dict[S3Path, Written]] = {}
-    for store in ("datasets", "features"):
-        for place, written in (home / store).written().items():
-            folder = place.parent.parent if place.parent.name == "data" else place.parent
-            folders.setdefault(folder, {})[place] = written
-    for folder, found in sorted(folders.items()):
-        has_parts = any(place.parent != folder for place in found)
-        newest = max(written.time_s for written in found.values())
-        if has_parts and folder / MANIFEST not in found and newest < before:
-            size = sum(written.bytes for written in found.values())
-            yield Garbage(folder, size, "left by a writer that was killed")
+    for store, pattern in PARTS.items():
+        written = (home / store).written()
+        begun = {place.parent.parent for place in (home / store).among(written, pattern)}
+        ended = {place.parent for place in written if place.name == MANIFEST}
+        for folder in sorted(begun - ended):
+            found = [
+                said
+                for place, said in written.items()
+                if folder in (place.parent, place.parent.parent)
+            ]
+            if max(said.time_s for said in found) < before:
+                size = sum(said.bytes for said in found)
+                yield Garbage(folder, size, "left by a writer that was killed")
 
 
 def superseded(

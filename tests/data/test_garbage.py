@@ -147,6 +147,17 @@ def test_parts_in_a_bucket_whose_manifest_never_came_are_cleared_away(copy: Path
     assert open_features("t", home=HOME, verify=True).rows == 4
 
 
+def test_what_a_data_set_is_called_clears_nothing_away(copy: Path) -> None:
+    """The pointer of a data set "data" lies in a folder that is called as those of parts are."""
+    home = S3Path.at(HOME)
+    for name in ("features/data/latest.json", "datasets/data/.index/a.json", "datasets/data/x"):
+        (home / name).put_once(b"{}")
+    published(copy, SOME, point=True)
+    push(copy / "features" / "t" / "model_version=v1" / "publication=one")
+
+    assert list(unfinished(home, hours=-1)) == []
+
+
 def test_superseded_publications_in_a_bucket_go_on_request(copy: Path) -> None:
     for publication in "abc":
         made = published(copy, SOME, publication=publication, point=publication == "c")
