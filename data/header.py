@@ -9,7 +9,8 @@ MISSING = frozenset(
     ["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "?", ".", "-", "--"]
 )
 MOSTLY = 0.9  # of a column's cells; the others may be names again, or marks of ours unknown
-LEAST_ASCENDING = 4  # of numbers that are names, such as years or wavelengths
+LEAST_ASCENDING = 4  # of numbers that are names, such as wavelengths
+YEARS = range(1800, 2101)
 
 
 class Header(NamedTuple):
@@ -22,8 +23,8 @@ class Header(NamedTuple):
 def found_header(lines: Sequence[Sequence[str]], decimal: str) -> Header:
     """Compare the cells of the first line with those below them.
 
-    Words above numbers are names. Numbers above numbers are a row, unless they count on (0, 1, 2)
-    or ascend (1990, 1995, 2000, 2005), as names do that are numbers. Words above words are a row
+    Words above numbers are names. Numbers above numbers are a row, unless they count on (0, 1, 2),
+    are years, or ascend (400.0, 400.5, 401.0, 401.5), as names do that are numbers. Words above words are a row
     where most of them come again below. In doubt, they are names.
 
     Args:
@@ -59,6 +60,10 @@ def number_of(cell: str, decimal: str) -> float | None:
 
 
 def _are_names(numbers: Sequence[float]) -> bool:
+    """Whether they count on, are years, or ascend for long."""
     steps = [after - before for before, after in pairwise(numbers)]
-    counts_on = all(number % 1 == 0 for number in numbers) and all(step == 1 for step in steps)
-    return counts_on or (len(numbers) >= LEAST_ASCENDING and min(steps) > 0)
+    if all(number % 1 == 0 for number in numbers):
+        years = all(number in YEARS for number in numbers) and len({*numbers}) == len(numbers)
+        if years or all(step == 1 for step in steps):
+            return True
+    return len(numbers) >= LEAST_ASCENDING and min(steps) > 0

@@ -32,6 +32,7 @@ def test_words_above_numbers_are_names(lines: list[str]) -> None:
         MUSHROOMS,
         ["1,14.23,127", "2,13.2,100", "3,12.1,96"],
         ["3,1,4", "1,5,9", "2,6,5"],
+        ["2001,2001,7", "2002,2001,9", "2002,2003,5"],
         ["b,30.83,u,+", "a,58.67,u,+", "a,24.5,y,-"],
         ["?,1.5", "a,2.5", "a,1.5"],  # the first cell is one that was not observed
         ["Ann,5.5,x", "Bob,4.5,x", "Eve,3.5,y"],
@@ -42,7 +43,14 @@ def test_a_first_line_like_the_others_is_a_row(lines: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [["0", "1", "2"], ["400.0", "400.5", "401.0", "401.5"], ["country", "2020"]]
+    "names",
+    [
+        ["0", "1", "2"],
+        ["400.0", "400.5", "401.0", "401.5"],
+        ["country", "2020"],
+        ["country", "2000", "2005", "2010"],
+        ["country", "2015", "2010"],
+    ],
 )
 def test_numbers_that_count_on_or_ascend_are_names(names: list[str]) -> None:
     """As pandas writes columns without names, spectra have wavelengths, and wide tables years."""
