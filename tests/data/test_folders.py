@@ -1,3 +1,4 @@
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -220,3 +221,21 @@ def test_a_folder_is_ingested_like_a_file(tmp_path: Path) -> None:
 
     assert snapshot.rows == 150
     assert snapshot.contract["site"].categories == ("01", "02", "10")
+
+
+def test_a_folder_may_hold_packed_files_and_a_note_beside_them(tmp_path: Path) -> None:
+    """What one file's gaps are marked by, another's may be: the dialect has the marks of all."""
+    for year, suffix, text in (
+        (1, ".csv.gz", "a,b\n1,x\n?,y\n"),
+        (2, ".csv", "a,b\n1.5,x\n-,y\n"),
+    ):
+        path = tmp_path / f"year={year}" / f"part{suffix}"
+        path.parent.mkdir()
+        path.write_bytes(gzip.compress(text.encode()) if suffix == ".csv.gz" else text.encode())
+    (tmp_path / "README.txt").write_text("Two years of a and b.\n")
+
+    source = open_source(tmp_path)
+    rows = pa.Table.from_batches(source.batches(), source.schema).to_pylist()
+    assert [row["a"] for row in rows] == [1.0, None, 1.5, None]
+    assert [row["year"] for row in rows] == ["1", "1", "2", "2"]
+    assert source.csv == CsvDialect(nulls=("-", "?"))
