@@ -16,7 +16,7 @@ import pyarrow as pa
 from data.cells import is_bytes, is_list, is_number
 from data.profile import ColumnProfile
 from data.splits import role_of
-from data.survey import LABEL_BYTES, TOP
+from data.survey import DISTINCT, LABEL_BYTES, TOP
 
 LABEL_NAMES = ("label", "target", "class", "y", "outcome", "response")
 SPLIT_NAMES = ("split", "subset", "partition")
@@ -247,9 +247,10 @@ def has_rare(profile: ColumnProfile) -> bool:
 
 
 def has_few_rows(profile: ColumnProfile, each: int) -> bool:
-    """Whether there are many values, and fewer than `each` rows for one on average."""
-    many = profile.sampled_distinct > FEW_VALUES
-    return many and profile.sampled < each * profile.sampled_distinct
+    """Whether there are many values, and surely fewer than `each` rows for one on average."""
+    rows = profile.rows - profile.nulls  # all: in a sample, each value has fewer
+    distinct = DISTINCT if profile.distinct is None else profile.distinct
+    return distinct > FEW_VALUES and rows < each * distinct
 
 
 def common(profile: ColumnProfile) -> list[Any]:

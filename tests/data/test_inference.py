@@ -199,6 +199,15 @@ def test_texts_that_few_rows_share_tell_a_model_nothing(texts: list[str]) -> Non
     assert "too few rows share one" in column.why
 
 
+@pytest.mark.parametrize("count", [6000, 20_000])
+def test_texts_that_many_rows_share_are_categories_though_a_sample_has_few(count: int) -> None:
+    """Postal codes, in a table of which 8,192 rows are looked at one by one."""
+    column = guess([f"w{k * 7919 % count}" for k in range(20 * count)])
+
+    assert column.kind == "categorical"
+    assert (len(column.categories or ()), column.other) == (254, True)
+
+
 def test_rare_values_share_a_category_where_rows_are_few() -> None:
     column = guess(shared(*[1] * 20, *[2] * 20, 3, 40, *[9] * 5))
 
