@@ -46,6 +46,7 @@ OPENERS: dict[str, Callable[[Path], Opened]] = {
 }
 KNOWN = (*TEXT, *OPENERS)
 JSON = (".json", ".jsonl", ".ndjson")
+NOTES = (*PLAIN, ".json")  # what may lie beside the data, the likeliest first
 MAY_BE_PACKED = (*TEXT, *JSON, ".idx")
 MAPPED = (".arrow", ".feather")
 State = tuple[int, int, int] | None  # inode, bytes, time of the last change; None: no file

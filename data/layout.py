@@ -14,8 +14,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from data.dialect import PLAIN
-from data.files import KNOWN, suffix_of
+from data.files import KNOWN, NOTES, suffix_of
 from data.formats import Opened, Reader, SourceError
 from data.pictures import SUFFIXES as PICTURES
 
@@ -54,8 +53,9 @@ def format_of(where: str, names: Iterable[str]) -> str:
     if not formats:
         known = ", ".join(sorted((*KNOWN, *PICTURES)))
         raise SourceError(f"{where} holds no file of a known format; known suffixes: {known}")
-    if {*formats} - {*PLAIN}:  # a README beside the data
-        formats = Counter({kind: n for kind, n in formats.items() if kind not in PLAIN})
+    for kind in NOTES:
+        if len(formats) > 1:
+            formats.pop(kind, None)
     if len(formats) > 1:
         counts = ", ".join(f"{count} {name}" for name, count in sorted(formats.items()))
         raise SourceError(

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from data.blocks import HELD_BYTES, LEAST_BYTES, Blocks, RangeFile
 from data.cells import rows_within
 from data.child import ask, send
-from data.dialect import PLAIN
+from data.files import NOTES
 from data.formats import (
     READ_BYTES,
     READ_ROWS,
@@ -54,7 +54,7 @@ def streamed_readers(found: Remote) -> tuple[Reader, ...]:
         for file in found.files
         if file.seen is not None and _is_wanted(file.name, found)
     }
-    names = [name for name in objects if kind_of(name) not in (None, *PLAIN)]
+    names = [name for name in objects if kind_of(name) not in (None, *NOTES)]
     if not names or {kind_of(name) for name in names} - {PARQUET, *ARROW}:
         return ()
     format_of(found.where, names)

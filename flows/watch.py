@@ -1,9 +1,9 @@
 """`latents watch`: tell Prefect when new data have arrived at the source of a deployment.
 
 It looks at names, sizes and times of files, or at what a bucket or a server says of them, not into
-them. An event is sent once the source
-has changed and has then been the same at two looks: who copies a large file is let to end.
-What was seen last is kept, so that nothing which came while nobody watched is missed.
+them. An event is sent once the source has changed and has then been the same at two looks: who
+copies a large file is let to end. What was seen last is kept, so that nothing which came while
+nobody watched is missed.
 """
 
 import logging

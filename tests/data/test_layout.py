@@ -43,6 +43,21 @@ def test_names_say_what_is_hidden_and_how_rows_are_partitioned() -> None:
         partitions(["k=1/a", "b/a"])
 
 
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (["a.parquet", "manifest.json", "README.txt"], ".parquet"),
+        (["a.json", "README.txt"], ".json"),
+        (["iris.data", "Index.txt"], ".data"),
+        (["a.png", "annotations.json"], "pictures"),
+        (["a.txt", "b.txt"], ".txt"),
+        (["a.csv.gz", "b.csv"], ".csv"),
+    ],
+)
+def test_notes_may_lie_beside_the_data(names: list[str], kind: str) -> None:
+    assert format_of("here", names) == kind
+
+
 def test_files_are_of_one_format() -> None:
     assert format_of("here", ["a.parquet", "b.PARQUET", "notes.txt"]) == ".parquet"
     with pytest.raises(

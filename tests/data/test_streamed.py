@@ -116,6 +116,7 @@ def test_so_is_that_of_a_partitioned_folder(tmp_path: Path) -> None:
             as_parquet(table(number * 1000 + ord(part), 100), path)
             uploaded(path, f"folder/year={year}/{part}.parquet")
     (BUCKET / "folder/_SUCCESS").replace(b"")
+    (BUCKET / "folder/about.json").replace(b"{}")
     (BUCKET / "folder/year=2024/.hidden.parquet").replace(b"")
     (BUCKET / "folder/notes.txt").replace(b"no table")
 
