@@ -24,6 +24,8 @@ from data.objects import SeenObject, objects_below, seen_object
 from data.publication import digest_of
 from data.web import folder_with, seen_file
 
+SCHEMES = ("s3://", "https://", "http://")
+
 
 @dataclass(frozen=True)
 class Remote:

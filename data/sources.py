@@ -24,7 +24,7 @@ from data.files import file_reader
 from data.folders import folder_readers, is_many
 from data.formats import Opened, Reader, Reading, SourceError
 from data.publication import digest_of
-from data.remote import Remote, remote
+from data.remote import SCHEMES, Remote, remote
 from data.streamed import streamed_readers
 
 BATCH_ROWS = 131_072
@@ -115,7 +115,7 @@ def open_source(
         return Source(answer.describe, lambda: (rows,))
     if query is not None:
         raise SpecError(f"{where} is no database; a query needs one, as in sqlite:///file.db")
-    if where.startswith(("s3://", "https://", "http://")):
+    if where.startswith(SCHEMES):
         found = remote(where)
         return Source(found.where, lambda: _remote_readers(found, reading), found.digest)
     if "://" in where and not where.startswith("file://"):

@@ -20,7 +20,7 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTag
 from data.bucket import BucketError
 from data.formats import SourceError
 from data.publication import canonical_json, digest_of, replace_file
-from data.remote import remote
+from data.remote import SCHEMES, remote
 from flows.deploy import ARRIVAL_TAG
 from flows.events import ARRIVED, announce
 from flows.runs import read_record
@@ -30,7 +30,6 @@ from flows.spec import Spec
 
 logger = logging.getLogger(__name__)
 
-REMOTE = ("s3://", "https://", "http://")
 REMOTE_S = 30.0  # between two looks at what is elsewhere
 
 
@@ -91,7 +90,7 @@ class Eye:
                 yield name
 
     def _is_due(self, source: str) -> bool:
-        if not source.startswith(REMOTE):
+        if not source.startswith(SCHEMES):
             return True
         due = time.monotonic() >= self.asked.get(source, -math.inf) + self.remote_s
         if due:
@@ -101,7 +100,7 @@ class Eye:
 
 def glimpse(source: str) -> str | None:
     """What a source looks like from outside; None where nothing is there, or can be seen."""
-    if source.startswith(REMOTE):
+    if source.startswith(SCHEMES):
         try:
             return remote(source).digest
         except (SourceError, BucketError) as error:
