@@ -19,6 +19,9 @@ from flows.settings import Home
 
 T = TypeVar("T")
 
+# The system may hand a signal to any thread; Python's handler then waits for this one to look up.
+LOOK_S = 0.2
+
 
 class Stop(Protocol):
     """Says whether the work is to end at the next boundary: an event, of threads or processes."""
@@ -44,9 +47,12 @@ def to_a_boundary(work: Callable[[threading.Event], T]) -> T:
         except BaseException as error:  # noqa: BLE001  # it is raised in the main thread
             result.set_exception(error)
 
-    threading.Thread(target=beside, name="work", daemon=True).start()
+    worker = threading.Thread(target=beside, name="work", daemon=True)
+    worker.start()
     try:
         go.set()  # not before: a start that is disturbed has begun no work
+        while worker.is_alive():
+            worker.join(LOOK_S)
         return result.result()
     except BaseException:
         stop.set()
