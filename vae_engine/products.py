@@ -22,6 +22,7 @@ LEAST_TERMS_AMD = 1.5e6  # whose units are as wide as AVX-512
 WIDE_FAMILY = 26  # Zen 5; before it, AMD's units took AVX-512 in two halves
 IN_ONEDNN = {"tanh": "tanh", "relu": "relu", "silu": "swish", "gelu": "gelu"}  # to its names
 ONEDNN = torch.backends.mkldnn.is_available()  # not built into every PyTorch
+HALVES = ONEDNN and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # from AVX-512 on
 
 
 def applied(
@@ -70,7 +71,7 @@ def affine(
     """Return f(x W^T + b): in `room`, or as a tensor of its own, where oneDNN is asked.
 
     Any f but "none", of the names of oneDNN, is for products that it is asked for; so is `half`,
-    which rounds factors and result to bfloat16. Sums have float32's digits.
+    which rounds factors and result to bfloat16 where oneDNN can. Sums have float32's digits.
     """
     if large(len(x), weight):
         return _by_onednn(x, weight, bias, activation, half=half)
@@ -134,7 +135,7 @@ def _by_onednn(
     *,
     half: bool = False,
 ) -> Tensor:
-    if half:
+    if half and HALVES:
         x, weight = x.bfloat16(), weight.bfloat16()
         bias = None if bias is None else bias.bfloat16()
     # "none" again: the GELU that is exact.

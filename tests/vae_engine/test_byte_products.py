@@ -6,15 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.vae_engine.processor import needs_bytes
 from tests.vae_engine.rows import grey, pictures, random_model
 from vae_engine import byte_products
 from vae_engine.byte_products import ByteMap, multiplies_bytes
 from vae_engine.config import Column, ModelConfig
 from vae_engine.encoding import Encoder
-
-needs_bytes = pytest.mark.skipif(
-    not multiplies_bytes(), reason="this CPU has no instructions for products of bytes (VNNI)"
-)
 
 
 def drawn(rows: int, inputs: int, outputs: int, seed: int = 0) -> tuple[Tensor, ...]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.vae_engine.processor import needs_halves
 from tests.vae_engine.rows import MIXED, pictures, plan, random_model, sampled, table
 from vae_engine import products
 from vae_engine.config import ACTIVATIONS, Column, ModelConfig, TrainingPlan
@@ -77,6 +78,7 @@ def test_gradients_are_those_of_autograd(
     torch.testing.assert_close(norm, length, rtol=1e-4, atol=0)
 
 
+@needs_halves
 @pytest.mark.parametrize("samples", [1, 3])
 def test_half_precision_rounds_large_products_alone(
     samples: int, monkeypatch: pytest.MonkeyPatch

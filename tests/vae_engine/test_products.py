@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from tests.vae_engine.processor import needs_halves
 from vae_engine import products
 from vae_engine.products import (
     LEAST_TERMS,
@@ -45,7 +46,7 @@ def test_products_are_those_of_float64(
     torch.testing.assert_close(by_weight.double(), expected, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.skipif(not products.ONEDNN, reason="this PyTorch has no oneDNN")
+@needs_halves
 def test_halved_factors_have_eight_bits_and_their_sums_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -65,6 +66,18 @@ def test_halved_factors_have_eight_bits_and_their_sums_all(
     rounded = slopes.bfloat16().double().t() @ x.bfloat16().double()
     by_weight = gradient_of_weight(slopes, x, weight, half=True)
     torch.testing.assert_close(by_weight.double(), rounded, rtol=2**-8, atol=0)
+
+
+@pytest.mark.skipif(not products.ONEDNN, reason="this PyTorch has no oneDNN")
+def test_where_there_is_no_half_precision_products_are_in_full(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without AVX-512 oneDNN has no such product, and raises an error where it is asked."""
+    monkeypatch.setattr(products, "least_terms", lambda: 0)
+    monkeypatch.setattr(products, "HALVES", False)
+    x, weight, bias = torch.rand(50, 400), torch.rand(60, 400), torch.rand(60)
+    found, full = (affine(bias, x, weight, torch.empty(50, 60), half=h) for h in (True, False))
+    assert torch.equal(found, full)
 
 
 def test_gradients_and_other_precisions_are_left_to_pytorch(
