@@ -46,9 +46,9 @@ from flows.training_rows import TrainingRows, training_rows
 from vae_engine import artifact, checkpoint
 from vae_engine.config import ModelConfig, TrainingPlan
 from vae_engine.distributed import ALONE, Ranks
-from vae_engine.evaluation import evaluate
 from vae_engine.stopping import EarlyStopping
 from vae_engine.training import Batch, StepReport, TrainState, new_state
+from vae_engine.validation import validate
 
 logger = logging.getLogger(__name__)
 
@@ -222,7 +222,7 @@ def _train(
         "digest": digest,
         "steps": steps,
         "best_step": progress.stopping.best_step,
-        "valid_elbo_nats": progress.stopping.best_nats,
+        "valid_bound_nats": progress.stopping.best_nats,
         "resumed": progress.resumed,
         "rewound_at": progress.rewound_at,
         "batch_parts": state.parts.count,
@@ -294,8 +294,8 @@ def _record(
 ) -> float:
     """Evaluate, keep the weights if they are the best so far, log, save; return the valid ELBO."""
     plan = state.plan
-    elbo = evaluate(state.averaged_model(), valid.batches(), samples=1, seed=plan.seed).elbo
-    if progress.stopping.offer(state.step, elbo.mean):
+    found = validate(state.averaged_model(), valid.batches(), plan)
+    if progress.stopping.offer(state.step, found.judged.mean):
         checkpoint.save(folder.best, state, {})
     progress.lap()
     _log(
@@ -310,13 +310,12 @@ def _record(
             "train/grad_norm": report.grad_norm,
             "train/learning_rate": report.learning_rate,
             "train/batch_parts": report.parts,
-            "valid/elbo_nats": elbo.mean,
-            "valid/elbo_nats_stderr": elbo.stderr,
+            **found.metrics(),
             "time/train_s": progress.train_s,
         },
     )
     checkpoint.save(folder.checkpoints, state, progress.to_mapping())
-    return elbo.mean
+    return found.elbo.mean
 
 
 def report_every(rows: int, plan: TrainingPlan) -> int:

@@ -52,6 +52,7 @@ OBJECTIVES = (
     "mcem",
 )
 GROUPED = ("miwae", "piwae")
+WEIGHTED = ("iwae", "iwae_doubly_reparameterized", *GROUPED)  # by importance
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -260,7 +261,7 @@ class TrainingPlan:
     weight_decay: float = 0.0  # adamw
     average_decay: float | None = None  # of the moving average of the weights
     clip_norm: float | None = 100.0  # of the gradient of the mean objective per row
-    patience: int | None = None  # validations without a better ELBO before stopping
+    patience: int | None = None  # validations without a better bound before stopping
     device: str = "cpu"
     precision: str = "float32"
 

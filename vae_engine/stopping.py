@@ -1,4 +1,4 @@
-"""When to stop, and which weights were best: by the plain ELBO of the validation rows."""
+"""When to stop, and which weights were best: by the bound of the validation rows."""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass
 class EarlyStopping:
-    """Follow the validation ELBO (beta = 1, whatever is trained), in nats, higher is better.
+    """Follow the bound of the validation rows (beta = 1), in nats, higher is better.
 
     Its state goes into a checkpoint's `extra` (`to_mapping`) and comes back (`from_mapping`).
     """
@@ -19,13 +19,15 @@ class EarlyStopping:
     best_step: int | None = None
     worse_since: int = 0
 
-    def offer(self, step: int, elbo_nats: float) -> bool:
+    def offer(self, step: int, bound_nats: float) -> bool:
         """Take note of a validation; True where it is the best so far.
 
         A value that is not a number is never the best, and counts against patience.
         """
-        if not math.isnan(elbo_nats) and (self.best_nats is None or elbo_nats > self.best_nats):
-            self.best_nats, self.best_step, self.worse_since = elbo_nats, step, 0
+        if not math.isnan(bound_nats) and (
+            self.best_nats is None or bound_nats > self.best_nats
+        ):
+            self.best_nats, self.best_step, self.worse_since = bound_nats, step, 0
             return True
         self.worse_since += step > self.after_step
         return False

@@ -92,14 +92,20 @@ def training_charts(records: Records) -> list[Chart]:
     best = next(
         (row["epoch"] for row in rows if row["step"] == records.trained.get("best_step")), None
     )
+    weighted = (
+        {"valid, IWAE": [row["valid/iwae_nats"] for row in rows]}
+        if "valid/iwae_nats" in rows[0]
+        else {}
+    )
     return [
         lines(
-            "ELBO, nats per row",
+            "bounds, nats per row" if weighted else "ELBO, nats per row",
             "epoch",
             epochs,
             {
                 "train": [row["train/elbo_nats"] for row in rows],
                 "valid": [row["valid/elbo_nats"] for row in rows],
+                **weighted,
             },
             best=best,
         ),

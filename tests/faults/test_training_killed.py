@@ -59,7 +59,7 @@ def outcome(run: RunFolder) -> dict[str, Any]:
     record = read_record(run.record("trained"))
     return {
         "model": contents(run.model),
-        "best": [record["best_step"], record["valid_elbo_nats"]],
+        "best": [record["best_step"], record["valid_bound_nats"]],
         "metrics": [
             {k: v for k, v in row.items() if not k.startswith("time")}
             for row in read_metrics(run.metrics)

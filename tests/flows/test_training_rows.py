@@ -45,7 +45,7 @@ def test_rows_on_disk_train_about_as_well_as_rows_in_memory(
             for seed in range(3)
         ]
         assert all(read_record(run.plan)["packed"] is packed for run in runs)
-        return mean(read_record(run.record("trained"))["valid_elbo_nats"] for run in runs)
+        return mean(read_record(run.record("trained"))["valid_bound_nats"] for run in runs)
 
     in_memory, on_disk = mean_elbo(packed=False), mean_elbo(ON_DISK, packed=True)
     assert on_disk == pytest.approx(in_memory, rel=0.02)

@@ -1,4 +1,4 @@
-"""Early stopping follows the plain ELBO and survives a restart."""
+"""Early stopping follows one bound and survives a restart."""
 
 import json
 import math
