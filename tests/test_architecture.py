@@ -1,9 +1,9 @@
 """What the house promises about itself: walls, sizes, names, and how fast it answers."""
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
-from time import perf_counter
 
 import pytest
 
@@ -42,15 +42,22 @@ def test_the_command_line_answers_without_heavy_imports() -> None:
 
 
 def test_help_is_quick() -> None:
+    """By the processor's time, which other work on the machine lengthens less than the clock's."""
     times_s = []
     for _ in range(3):
-        started = perf_counter()
+        before = spent_by_children_s()
         subprocess.run(
             [sys.executable, "-m", "flows.cli", "--help"], capture_output=True, check=True
         )
-        times_s.append(perf_counter() - started)
+        times_s.append(spent_by_children_s() - before)
 
     assert min(times_s) < 0.5  # the promise of the command line; the best of three, for noise
+
+
+def spent_by_children_s() -> float:
+    """Processor time of the processes that ended."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
