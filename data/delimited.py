@@ -6,6 +6,7 @@ is does not depend on where the first odd value stands. Integers that int64 cann
 become rounded floats on the way: such a column is refused unless its type is declared.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -18,7 +19,7 @@ import pyarrow.csv
 
 from data.cells import reaches_int64
 from data.contract import CsvDialect
-from data.dialect import BLANK, MARKS, described, squeezed
+from data.dialect import BLANK, MARKS, described, names_of, squeezed
 from data.formats import Opened, Reading, SourceError
 from data.packed import codec_of, unpacked
 from data.quarantine import look
@@ -77,7 +78,7 @@ def _agreed(path: Path, reading: Reading) -> CsvDialect:
             )
         raise SourceError(
             f"{path} has {name} {now!r}, the contract was made with {then!r}; "
-            f"convert the file, or set csv = {{ {name} = {now!r} }} in the spec"
+            f"convert the file, or set csv = {{ {name} = {json.dumps(now)} }} in the spec"
         )
     return reading.frozen
 
@@ -104,6 +105,8 @@ def _reader(
             block_size=BLOCK_BYTES,
             encoding=dialect.encoding,
             use_threads=threads,
+            column_names=names_of(path, dialect) if dialect.row_names else None,
+            skip_rows=int(dialect.row_names),
             autogenerate_column_names=not dialect.header,
         ),
         parse_options=pa.csv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=True),

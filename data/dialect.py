@@ -11,7 +11,7 @@ import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from itertools import zip_longest
+from itertools import count, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ DELIMITERS = ",;\t|"
 BLANK = " "
 MARKS = ("?", ".", "-", "--", "*", "None")  # of numbers that are missing, beside those of Arrow
 QUOTED = re.compile(r'"[^"]*"')
-KINDS = {"header": bool, "nulls": list}  # of settings; the others are text
+KINDS = {"header": bool, "row_names": bool, "nulls": list}  # of settings; the others are text
 CSV = (".csv", ".tsv", ".tab")
+ROWS = "rownames"  # as R calls them
 PLAIN = (".txt", ".data", ".dat")  # text that may be a table
 
 
@@ -53,14 +54,17 @@ def found_dialect(path: Path, given: Mapping[str, Any]) -> tuple[CsvDialect, fro
         sure.add("decimal")
     whole = len(start) < BLOCK_BYTES
     cells = _cells(text[:SAMPLE_BYTES], delimiter, whole=whole and len(text) <= SAMPLE_BYTES)
-    has_names, is_sure = found_header(cells, decimal or ".")
+    row_names = given.get("row_names", given.get("header", True) and _have_row_names(cells))
+    if len(cells) > 1:
+        sure.add("row_names")
+    has_names, is_sure = (True, True) if row_names else found_header(cells, decimal or ".")
     if is_sure:
         sure.add("header")
     header = given.get("header", has_names)
     nulls = given.get("nulls")
     if nulls is None:
         nulls = _marks(_cells(text, delimiter, whole=whole), decimal or ".")
-    dialect = CsvDialect(encoding, delimiter, decimal or ".", header, tuple(nulls))
+    dialect = CsvDialect(encoding, delimiter, decimal or ".", header, row_names, tuple(nulls))
     return dialect, frozenset(sure)
 
 
@@ -68,6 +72,15 @@ def described(path: Path, given: Mapping[str, Any]) -> tuple[dict[str, Any], lis
     """The same, in what JSON holds."""
     dialect, sure = found_dialect(path, given)
     return dialect.to_mapping(), sorted(sure)
+
+
+def names_of(path: Path, dialect: CsvDialect) -> list[str]:
+    """The names of the columns of a file with names of rows, one for these among them."""
+    with unpacked(path) as file:
+        text = file.read(BLOCK_BYTES).decode(dialect.encoding, "replace")
+    names = _cells(text.removeprefix("\ufeff"), dialect.delimiter, whole=True)[0]
+    free = next(name for k in count() if (name := ROWS + "_" * k) not in names)
+    return [free, *names]
 
 
 def squeezed(text: bytes) -> bytes:
@@ -82,6 +95,8 @@ def _refuse_wrong(given: Mapping[str, Any]) -> None:
         kind = KINDS.get(name, str)
         if not isinstance(value, kind):
             raise SpecError(f"csv.{name}: {value!r} is no {kind.__name__}")
+    if given.get("row_names") and not given.get("header", True):
+        raise SpecError("csv.row_names: true goes with header = true")
     try:
         codecs.lookup(given.get("encoding", "utf-8"))
     except LookupError as error:
@@ -128,21 +143,35 @@ def _encoding(path: Path) -> tuple[str, bool]:
 def _delimiter(lines: list[str], *, may_be_blank: bool) -> str:
     """The mark that every line has equally often; else the one that the header has most.
 
-    A blank, where that may be, no mark does it, and all lines have equally many words.
+    A blank, where that may be, no mark does it, and all lines have equally many words. Of either
+    the header may have one less.
     """
     header, rest = (lines[0], lines[1:-1]) if lines else ("", [])
 
     def rank(mark: str) -> tuple[bool, int]:
-        count = header.count(mark)
-        return bool(count) and all(line.count(mark) == count for line in rest), count
+        marks = header.count(mark)
+        return bool(marks) and _agree(marks, {line.count(mark) for line in rest}), marks
 
     best = max(DELIMITERS, key=rank)
-    words = {len(line.split()) for line in (header, *rest) if line.strip()}
-    if not may_be_blank or len(words) != 1 or words == {1}:
+    first = len(header.split())
+    words = {len(line.split()) for line in rest if line.strip()} or {first}
+    if not may_be_blank or not _agree(first, words) or words == {1}:
         return best
-    found, count = rank(best)
-    among_blanks = best == "\t" and max(words) > count and any(" " in line for line in lines)
-    return BLANK if among_blanks or not found else best
+    found, marks = rank(best)
+    among_blanks = best == "\t" and words == {first} and any(" " in line for line in lines)
+    return BLANK if (among_blanks and first > marks) or not found else best
+
+
+def _agree(first: int, others: set[int]) -> bool:
+    """Whether all others are as many as there are first, or one more."""
+    return others <= {first} or others == {first + 1}
+
+
+def _have_row_names(lines: Sequence[Sequence[str]]) -> bool:
+    """Whether all rows have a cell more than the line of names, and it is not an empty last."""
+    first, *rows = lines or [[]]
+    more = bool(rows) and {len(cells) for cells in rows} == {len(first) + 1}
+    return more and any(cells[-1] for cells in rows)
 
 
 def _decimal(text: str, delimiter: str) -> str | None:

@@ -72,6 +72,8 @@ def _dialect(csv: CsvDialect | None) -> list[str]:
             "# the first line looks like the others, so columns are f0, f1, ...: header = true if it "
             "has names"
         )
+    if csv.row_names:
+        lines.append("# the first cell of each row has no name above it: rownames")
     if csv.nulls:
         lines.append("# nulls stand in columns of numbers: nulls = [] if they are no gaps")
     return lines

@@ -57,6 +57,7 @@ class CsvSection(Section):
     delimiter: str | None = Field(None, min_length=1, max_length=1)
     decimal: str | None = Field(None, min_length=1, max_length=1)
     header: StrictBool | None = None
+    row_names: StrictBool | None = None
     nulls: list[str] | None = None
 
 

@@ -1,5 +1,6 @@
 """How a text table is written, as it is found, given and frozen."""
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,37 @@ def test_a_later_file_that_gains_or_loses_its_names_is_refused(
 ) -> None:
     with pytest.raises(SourceError, match=way):
         rows_of(written(tmp_path, later), frozen=CsvDialect(header=frozen))
+
+
+@pytest.mark.parametrize(
+    ("mark", "name"),
+    [(" ", "t.txt"), ("\t", "t.txt"), (";", "t.csv"), (",", "t.csv"), (",", "t.csv.gz")],
+)
+def test_names_of_rows_have_none_above_them(tmp_path: Path, mark: str, name: str) -> None:
+    """As R's write.table writes, whose header has a name less than there are cells."""
+    lines = [
+        '"a" "rownames" "c"',
+        '"1" 5.1 3 "set osa"',
+        '"2" 4.9 4 "virginica"',
+        '"7" 6 5 "x"',
+    ]
+    text = "\n".join(line.replace('" ', f'"{mark}').replace(" ", mark) for line in lines)
+    text = text.replace(f"set{mark}osa", "set osa")
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    rows = rows_of(path)
+
+    assert rows[0] == {"rownames_": 1, "a": 5.1, "rownames": 3, "c": "set osa"}
+    assert [row["rownames_"] for row in rows] == [1, 2, 7]
+
+
+def test_a_later_file_with_names_of_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"row_names True, .* row_names = true"):
+        rows_of(written(tmp_path, "a,b\n1,2,3\n2,3,4\n"), frozen=CsvDialect())
+
+
+def test_an_empty_cell_at_the_end_of_all_rows_names_no_row(tmp_path: Path) -> None:
+    assert not found_dialect(written(tmp_path, "a,b\n1,2,\n2,3,\n"), {})[0].row_names
 
 
 @pytest.mark.parametrize("mark", ["?", " ?", "-", ".", "None"])
@@ -137,6 +169,7 @@ def test_blanks_come_out_of_blocks_of_any_size(tmp_path: Path) -> None:
     [
         ({"header": "no"}, "csv.header: 'no' is no bool"),
         ({"nulls": "?"}, "csv.nulls: '?' is no list"),
+        ({"header": False, "row_names": True}, "csv.row_names: true goes with header = true"),
         ({"delimiter": True}, "csv.delimiter: True is no str"),
     ],
 )
@@ -149,7 +182,7 @@ def test_a_setting_of_a_wrong_type_is_a_wrong_spec(
 
 
 @pytest.mark.parametrize(
-    "dialect", [CsvDialect(), CsvDialect(";", ",", ".", False, ("?", "-"))]
+    "dialect", [CsvDialect(), CsvDialect("latin-1", ";", ",", False, True, ("?", "-"))]
 )
 def test_a_dialect_comes_back_from_json(dialect: CsvDialect) -> None:
     assert CsvDialect.of(dialect.to_mapping()) == dialect
