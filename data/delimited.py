@@ -80,7 +80,7 @@ def _agreed(path: Path, reading: Reading) -> CsvDialect:
             f"{path} has {name} {now!r}, the contract was made with {then!r}; "
             f"convert the file, or set csv = {{ {name} = {json.dumps(now)} }} in the spec"
         )
-    return reading.frozen
+    return replace(reading.frozen, skip=found.skip)  # there may be more lines, or fewer
 
 
 def _is_new_mark(cell: str, dialect: CsvDialect) -> bool:
@@ -106,7 +106,7 @@ def _reader(
             encoding=dialect.encoding,
             use_threads=threads,
             column_names=names_of(path, dialect) if dialect.row_names else None,
-            skip_rows=int(dialect.row_names),
+            skip_rows=dialect.skip + int(dialect.row_names),
             autogenerate_column_names=not dialect.header,
         ),
         parse_options=pa.csv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=True),
@@ -195,10 +195,10 @@ def _seen(opened: Any) -> _Seen:
     giants: set[str] = set()
     with opened:
         names = opened.schema.names
-        floats = [field.name for field in opened.schema if pa.types.is_floating(field.type)]
+        floats = [k for k, kind in enumerate(opened.schema.types) if pa.types.is_floating(kind)]
         try:
             for batch in opened:
-                giants.update(name for name in floats if reaches_int64(batch[name]))
+                giants.update(names[k] for k in floats if reaches_int64(batch.column(k)))
         except pa.ArrowInvalid as error:
             found = re.search(r"In CSV column #(\d+).*conversion error", str(error))
             if found is None:

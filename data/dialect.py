@@ -18,6 +18,7 @@ from typing import Any
 from data.contract import CsvDialect, SpecError, refuse_unknown
 from data.header import MOSTLY, found_header, number_of
 from data.packed import bare, unpacked
+from data.preamble import lines_before
 
 BLOCK_BYTES = 4 << 20  # where the decimal mark and marks of missing numbers are looked for
 SAMPLE_BYTES = 64 << 10  # that the delimiter and the names are told by
@@ -25,7 +26,12 @@ DELIMITERS = ",;\t|"
 BLANK = " "
 MARKS = ("?", ".", "-", "--", "*", "None")  # of numbers that are missing, beside those of Arrow
 QUOTED = re.compile(r'"[^"]*"')
-KINDS = {"header": bool, "row_names": bool, "nulls": list}  # of settings; the others are text
+KINDS = {
+    "header": bool,
+    "skip": int,
+    "row_names": bool,
+    "nulls": list,
+}  # of settings; the others are text
 CSV = (".csv", ".tsv", ".tab")
 ROWS = "rownames"  # as R calls them
 PLAIN = (".txt", ".data", ".dat")  # text that may be a table
@@ -45,6 +51,8 @@ def found_dialect(path: Path, given: Mapping[str, Any]) -> tuple[CsvDialect, fro
     with unpacked(path) as file:
         start = file.read(BLOCK_BYTES)
     text = start.decode(encoding, "replace").removeprefix("\ufeff")
+    skip = given.get("skip", _lines_before(text[:SAMPLE_BYTES], path, given.get("delimiter")))
+    text = _without(text, skip)
     lines = QUOTED.sub("_", text[:SAMPLE_BYTES]).splitlines()
     delimiter = given.get("delimiter") or _delimiter(lines, may_be_blank=not _is_csv(path))
     if lines and delimiter in lines[0]:
@@ -64,7 +72,9 @@ def found_dialect(path: Path, given: Mapping[str, Any]) -> tuple[CsvDialect, fro
     nulls = given.get("nulls")
     if nulls is None:
         nulls = _marks(_cells(text, delimiter, whole=whole), decimal or ".")
-    dialect = CsvDialect(encoding, delimiter, decimal or ".", header, row_names, tuple(nulls))
+    dialect = CsvDialect(
+        encoding, delimiter, decimal or ".", header, skip, row_names, tuple(nulls)
+    )
     return dialect, frozenset(sure)
 
 
@@ -78,7 +88,8 @@ def names_of(path: Path, dialect: CsvDialect) -> list[str]:
     """The names of the columns of a file with names of rows, one for these among them."""
     with unpacked(path) as file:
         text = file.read(BLOCK_BYTES).decode(dialect.encoding, "replace")
-    names = _cells(text.removeprefix("\ufeff"), dialect.delimiter, whole=True)[0]
+    text = _without(text.removeprefix("\ufeff"), dialect.skip)
+    names = _cells(text, dialect.delimiter, whole=True)[0]
     free = next(name for k in count() if (name := ROWS + "_" * k) not in names)
     return [free, *names]
 
@@ -138,6 +149,28 @@ def _encoding(path: Path) -> tuple[str, bool]:
     if is_utf8:
         return "utf-8", not is_ascii
     return ("cp1252" if has_controls else "latin-1"), True
+
+
+def _lines_before(text: str, path: Path, delimiter: str | None) -> int:
+    """How many lines are before the table: what parts its cells, its later lines tell.
+
+    Unless all lines have equally many of a mark: then that one does.
+    """
+    lines = QUOTED.sub("_", text).splitlines()
+    may_be_blank = not _is_csv(path)
+    mark = delimiter or _delimiter(lines, may_be_blank=may_be_blank)
+    counts = {line.count(mark) for line in lines[:-1] if line}
+    if delimiter is None and (len(counts) > 1 or counts == {0}):
+        mark = _delimiter(lines[len(lines) // 2 :], may_be_blank=may_be_blank)
+    return lines_before(lines, None if mark == BLANK else mark)
+
+
+def _without(text: str, lines: int) -> str:
+    """The text after its first lines."""
+    file = io.StringIO(text, newline="")
+    for _ in range(lines):
+        file.readline()
+    return file.read()
 
 
 def _delimiter(lines: list[str], *, may_be_blank: bool) -> str:

@@ -72,6 +72,10 @@ def _dialect(csv: CsvDialect | None) -> list[str]:
             "# the first line looks like the others, so columns are f0, f1, ...: header = true if it "
             "has names"
         )
+    if csv.skip:
+        lines.append(
+            f"# the first {csv.skip} lines are no part of the table: skip = 0 if they are"
+        )
     if csv.row_names:
         lines.append("# the first cell of each row has no name above it: rownames")
     if csv.nulls:

@@ -17,6 +17,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StrictBool,
+    StrictInt,
     ValidationError,
     field_validator,
 )
@@ -57,6 +58,7 @@ class CsvSection(Section):
     delimiter: str | None = Field(None, min_length=1, max_length=1)
     decimal: str | None = Field(None, min_length=1, max_length=1)
     header: StrictBool | None = None
+    skip: StrictInt | None = Field(None, ge=0)
     row_names: StrictBool | None = None
     nulls: list[str] | None = None
 

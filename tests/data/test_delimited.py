@@ -12,6 +12,7 @@ from data.contract import CsvDialect, SpecError
 from data.files import file_reader
 from data.formats import Reader, Reading, SourceError
 from data.quarantine import VARIABLE as QUARANTINE
+from data.sources import open_source
 
 
 def open_file(path: Path) -> Reader:
@@ -138,6 +139,12 @@ def test_commas_in_quotes_are_no_delimiters(tmp_path: Path) -> None:
     text = 'a;b\n"x, y, z";1\n"u, v";2\n'
 
     assert rows_of(csv(tmp_path, text)) == [{"a": "x, y, z", "b": 1}, {"a": "u, v", "b": 2}]
+
+
+def test_two_columns_of_one_name_are_told(tmp_path: Path) -> None:
+    """Not as damage, which Arrow's error is of."""
+    with pytest.raises(SourceError, match="columns that share a name: \\['a'\\]; rename them"):
+        assert open_source(csv(tmp_path, "a,a,b\n1.5,2.5,3\n2.5,3.5,4\n")).schema
 
 
 def test_thousands_with_a_decimal_comma_stay_text(tmp_path: Path) -> None:

@@ -89,6 +89,27 @@ def test_names_of_rows_have_none_above_them(tmp_path: Path, mark: str, name: str
     assert [row["rownames_"] for row in rows] == [1, 2, 7]
 
 
+@pytest.mark.parametrize("before", ["# of May\n", "Sales of May\n\n", "Sales,,\n,,\n", ""])
+def test_a_table_begins_after_remarks_and_a_title(tmp_path: Path, before: str) -> None:
+    path = written(tmp_path, f"{before}a,b,c\n1.5,2,x\n3,4,y\n5,6,x\n")
+
+    assert rows_of(path)[0] == {"a": 1.5, "b": 2, "c": "x"}
+    assert len(rows_of(path)) == 3
+    assert rows_of(path, frozen=CsvDialect(skip=7)) == rows_of(path)  # other files have others
+
+
+def test_names_of_rows_come_after_remarks_too(tmp_path: Path) -> None:
+    path = written(tmp_path, '# by R\n"a" "b"\n"1" 2 3.5\n"2" 4 5\n"3" 5 5\n', "t.txt")
+
+    assert rows_of(path)[0] == {"rownames": 1, "a": 2, "b": 3.5}
+
+
+def test_how_many_lines_are_before_can_be_said(tmp_path: Path) -> None:
+    path = written(tmp_path, "a,b,c\nkm,kg,s\n1.5,2,3\n3,4,5\n5,6,6\n")
+
+    assert rows_of(path, csv={"skip": 2, "header": False})[0] == {"f0": 1.5, "f1": 2, "f2": 3}
+
+
 def test_a_later_file_with_names_of_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"row_names True, .* row_names = true"):
         rows_of(written(tmp_path, "a,b\n1,2,3\n2,3,4\n"), frozen=CsvDialect())
@@ -182,7 +203,7 @@ def test_a_setting_of_a_wrong_type_is_a_wrong_spec(
 
 
 @pytest.mark.parametrize(
-    "dialect", [CsvDialect(), CsvDialect("latin-1", ";", ",", False, True, ("?", "-"))]
+    "dialect", [CsvDialect(), CsvDialect("latin-1", ";", ",", False, 3, True, ("?", "-"))]
 )
 def test_a_dialect_comes_back_from_json(dialect: CsvDialect) -> None:
     assert CsvDialect.of(dialect.to_mapping()) == dialect
