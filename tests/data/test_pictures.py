@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+import data.picture
 import data.pictures
 from data.formats import SourceError
 from data.inference import infer_contract
@@ -105,7 +106,7 @@ def test_a_picture_that_would_unpack_to_a_giant_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RELIABILITY 2b, decompression bomb: told by the head, before a pixel is unpacked."""
-    monkeypatch.setattr(data.pictures, "MAX_PIXELS", 19)
+    monkeypatch.setattr(data.picture, "MAX_PIXELS", 19)
     picture(tmp_path / "a.png")
 
     with pytest.raises(SourceError, match="would unpack to more than 67,108,864 pixels"):
