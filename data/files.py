@@ -16,6 +16,7 @@ from data.annotated import open_h5ad
 from data.arrays import IDX_NAME, labels_beside, open_idx, open_npy, open_npz
 from data.delimited import open_csv
 from data.dialect import CSV, PLAIN
+from data.embedded import may_be_pictures, pictures_in, unpacked
 from data.formats import (
     Opened,
     Reader,
@@ -28,6 +29,7 @@ from data.formats import (
 )
 from data.json_rows import open_json
 from data.packed import CODECS, bare, codec_of
+from data.picture import Look
 from data.publication import digest_of, file_digest
 from data.quarantine import is_trusted, look
 
@@ -94,12 +96,17 @@ def file_reader(
 
 
 def _open(path: Path, suffix: str, reading: Reading, seen: State) -> Opened:
+    pictures = {}
     with _unchanged(path, seen):
         if suffix not in (*TEXT, ".npy") and not is_trusted():
-            look(read_through, path, suffix)
+            pictures = look(read_through, path, suffix)
         with as_source_error(path):
             opened = open_csv(path, reading) if suffix in TEXT else OPENERS[suffix](path)
+            if is_trusted() and may_be_pictures(opened.schema):
+                pictures = read_through(path, suffix)
             opened.schema.names  # noqa: B018  # decoded here, where the file can be named
+            looks = {name: Look(*of) for name, of in pictures.items()}
+            opened = unpacked(opened, looks, str(path))
 
     def guarded() -> Iterator[pa.RecordBatch]:
         with _unchanged(path, seen), as_source_error(path):
@@ -122,15 +129,15 @@ def _unchanged(path: Path, seen: State) -> Iterator[None]:
         raise changed
 
 
-def read_through(path: Path, suffix: str) -> None:
-    """Read a file to its end, without mapping it: mappings count as memory."""
+def read_through(path: Path, suffix: str) -> dict[str, Look]:
+    """Read a file to its end, and say which columns are pictures.
+
+    It is not mapped: mappings count as memory.
+    """
     if suffix in MAPPED:
         with pa.OSFile(str(path)) as source:
-            for _ in arrow_batches(source):
-                pass
-    else:
-        for _ in OPENERS[suffix](path).read():
-            pass
+            return pictures_in(arrow_batches(source), str(path))
+    return pictures_in(OPENERS[suffix](path).read(), str(path))
 
 
 def _digest(path: Path, seen: State) -> str:

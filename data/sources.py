@@ -20,6 +20,7 @@ from data.cells import rows_within, value_type
 from data.content import content_digest
 from data.contract import ROW_ID, CsvDialect, SpecError, hint
 from data.databases import Answer, is_database
+from data.embedded import begins_with_pictures, pictures_in, unpacked
 from data.files import file_reader
 from data.folders import folder_readers, is_many
 from data.formats import Opened, Reader, Reading, SourceError
@@ -138,7 +139,10 @@ def _readers(where: str, reading: Reading) -> tuple[Reader, ...]:
 
 
 def _remote_readers(found: Remote, reading: Reading) -> tuple[Reader, ...]:
-    return streamed_readers(found) or _fetched_readers(found, reading)
+    readers = streamed_readers(found)
+    if readers and not begins_with_pictures(readers[0].opened):  # all are looked at before
+        return readers
+    return _fetched_readers(found, reading)
 
 
 def _fetched_readers(fetched: Remote, reading: Reading) -> tuple[Reader, ...]:
@@ -277,5 +281,6 @@ def _table_reader(table: Any) -> Reader:
             f"Polars table"
         )
     whole = pa.table(table)
-    opened = Opened(whole.schema, lambda: iter(whole.to_batches()))
+    rows = Opened(whole.schema, lambda: iter(whole.to_batches()))
+    opened = unpacked(rows, pictures_in(rows.read(), "the table given"), "the table given")
     return Reader("row", lambda: opened, lambda: content_digest(whole))

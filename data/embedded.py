@@ -1,0 +1,144 @@
+"""Pictures in a column of a table: cells that hold a PNG or a JPEG become pixels.
+
+Data sets of pictures are distributed so, in Parquet: the bytes alone, or as the field `bytes` of a
+struct with a `path` beside them (Hugging Face's `datasets`). A column is one of pictures where its
+first cell is; then all have to be, of one size. Grey where every picture is grey, else red, green,
+blue; transparency is dropped.
+"""
+
+from collections.abc import Generator, Iterable, Iterator, Mapping
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data.formats import READ_BYTES, Opened, SourceError
+from data.picture import GREY, Look, look_at, pixels_of
+
+BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")  # of a PNG and of a JPEG
+FIELD = "bytes"
+
+
+def may_be_pictures(schema: pa.Schema) -> list[str]:
+    """The columns whose cells might be pictures, by their types."""
+    named = zip(schema.names, schema.types, strict=True)
+    names = [name for name, kind in named if _is_bytes(kind) or _is_file(kind)]
+    return [name for name in names if schema.names.count(name) == 1]
+
+
+def begins_with_pictures(opened: Opened) -> bool:
+    """Whether a column has a picture in the first cell that is there, of its first batch."""
+    if not may_be_pictures(opened.schema):
+        return False
+    batches = opened.read()
+    first = next(batches, None)
+    if isinstance(batches, Generator):
+        batches.close()
+    cells = (
+        []
+        if first is None
+        else [_files(first[name]) for name in may_be_pictures(opened.schema)]
+    )
+    return any(
+        files[0].as_py().startswith(BEGINNINGS)
+        for files in (column.drop_null() for column in cells)
+        if len(files)
+    )
+
+
+def pictures_in(batches: Iterable[pa.RecordBatch], place: str) -> dict[str, Look]:
+    """Read a table to its end; say which columns are pictures, and of what size and mode.
+
+    Raises:
+        SourceError: a picture is damaged, too large, of another size than the first, or none;
+            it is called by `place`, column and row.
+    """
+    found: dict[str, Look] = {}
+    others: set[str] = set()  # columns that hold something else
+    row = 0
+    for batch in batches:
+        for name in {*may_be_pictures(batch.schema)} - others:
+            for k, content in enumerate(_files(batch[name]).to_pylist(), row):
+                if content is None:
+                    continue
+                if name not in found and not content.startswith(BEGINNINGS):
+                    others.add(name)
+                    break
+                found[name] = _agreed(content, _called(place, name, k), found.get(name))
+        row += len(batch)
+    return found
+
+
+def unpacked(opened: Opened, pictures: Mapping[str, Look], place: str) -> Opened:
+    """The same table with pixels in the place of pictures."""
+    if not pictures:
+        return opened
+    fields = [
+        _field(field.name, pictures[field.name]) if field.name in pictures else field
+        for field in opened.schema
+    ]
+    schema = pa.schema(fields, opened.schema.metadata)
+    rows = max(1, READ_BYTES // sum(schema.field(name).type.byte_width for name in pictures))
+
+    def read() -> Iterator[pa.RecordBatch]:
+        first = 0
+        for batch in opened.read():
+            for start in range(0, len(batch), rows):
+                cells = batch.slice(start, rows).columns
+                for k, name in enumerate(schema.names):
+                    if name in pictures:
+                        called = [
+                            _called(place, name, row)
+                            for row in range(first + start, first + start + len(cells[k]))
+                        ]
+                        cells[k] = _pixels(
+                            _files(cells[k]), schema.types[k], pictures[name].mode, called
+                        )
+                yield pa.record_batch(cells, schema=schema)
+            first += len(batch)
+
+    return opened._replace(schema=schema, read=read)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _is_file(kind: pa.DataType) -> bool:
+    is_struct = pa.types.is_struct(kind) and kind.get_field_index(FIELD) >= 0
+    return bool(is_struct and _is_bytes(kind.field(FIELD).type))
+
+
+def _files(column: pa.Array) -> pa.Array:
+    return pc.struct_field(column, FIELD) if pa.types.is_struct(column.type) else column
+
+
+def _called(place: str, column: str, row: int) -> str:
+    return f"{place}: {column!r} of row {row + 1:,}"
+
+
+def _agreed(content: bytes, name: str, before: Look | None) -> Look:
+    """What the pictures so far and this one are; the mode is what all can be given in."""
+    seen = look_at(content, name)
+    if before is not None and seen.size != before.size:
+        raise SourceError(
+            f"{name} is {seen.size}, those before it are {before.size}; resize them"
+        )
+    is_grey = seen.mode in GREY and (before is None or before.mode == "L")
+    return seen._replace(mode="L" if is_grey else "RGB")
+
+
+def _field(name: str, picture: Look) -> pa.Field:
+    channels = len(picture.mode)
+    shape = [picture.height, picture.width, *([channels] if channels > 1 else [])]
+    kind = pa.binary(picture.height * picture.width * channels)
+    return pa.field(name, kind, metadata={"image_shape": str(shape)})
+
+
+def _pixels(files: pa.Array, kind: pa.DataType, mode: str, called: list[str]) -> pa.Array:
+    pixels = np.zeros((len(files), kind.byte_width), np.uint8)
+    for k, content in enumerate(files.to_pylist()):
+        if content is not None:
+            pixels[k] = pixels_of(content, mode, called[k])
+    seen = files.is_valid().buffers()[1]
+    return pa.Array.from_buffers(kind, len(files), [seen, pa.py_buffer(pixels)])
