@@ -18,10 +18,13 @@ import pyarrow as pa
 from data.cells import rows_within
 from data.formats import READ_BYTES, READ_ROWS, Opened, SourceError, refuse_bomb
 from data.packed import unpacked
+from data.splits import role_of
 
 IDX_NAME = re.compile(r".*(?:idx\d[-.]ubyte|\.idx)", re.IGNORECASE)  # packed or not
 MAX_HEADER_BYTES = 64 << 10
 IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+
+COLOURS = (1, 3)  # how many values a pixel has
 
 Arrays = dict[str, np.ndarray]
 
@@ -39,11 +42,11 @@ def open_npy(path: Path) -> Opened:
 
 
 def open_npz(path: Path) -> Opened:
-    """Open several arrays, each a column."""
+    """Open several arrays, each a column: those of train and test rows one after the other."""
     with zipfile.ZipFile(path) as archive:
         refuse_bomb(path, 1, sum(member.file_size for member in archive.infolist()))
     with np.load(path, allow_pickle=False) as arrays:
-        return _columns({name: arrays[name] for name in arrays.files}, path)
+        return _columns(_stacked({name: arrays[name] for name in arrays.files}), path)
 
 
 def open_idx(path: Path) -> Opened:
@@ -106,6 +109,7 @@ def _columns(arrays: Arrays, path: Path) -> Opened:
     if len(set(lengths.values())) != 1:
         raise SourceError(f"{path} holds arrays of different lengths {lengths}; one row each")
 
+    arrays = {name: _colours_last(array) for name, array in arrays.items()}
     empty = [name for name, a in arrays.items() if 0 in (*a.shape[1:], a.dtype.itemsize)]
     if empty:
         raise SourceError(f"{path} holds rows of no entries in {empty}; leave that out")
@@ -128,10 +132,54 @@ def _columns(arrays: Arrays, path: Path) -> Opened:
     return Opened(schema, read)
 
 
+def _stacked(arrays: Arrays) -> Arrays:
+    """Put the rows of each part of a data set (`x_train`, `y_train`, `x_test`, ...) below each other.
+
+    A column `split` says which part each is of. Where names do not tell parts, or parts have
+    other arrays or other shapes than the first, the arrays stay as they are.
+    """
+    parts: dict[str, Arrays] = {}
+    for name, array in arrays.items():
+        role, column = _part_of(name)
+        parts.setdefault(role, {})[column] = array
+    kinds = [
+        {column: (array.dtype, array.shape[1:]) for column, array in part.items()}
+        for part in parts.values()
+    ]
+    lengths = [
+        {len(array) if array.ndim else 0 for array in part.values()} for part in parts.values()
+    ]
+    is_split = len(parts) > 1 and "train" in parts and "" not in parts
+    if (
+        not is_split
+        or any(kind != kinds[0] for kind in kinds)
+        or any(len(n) > 1 for n in lengths)
+    ):
+        return arrays
+    rows = [length.pop() for length in lengths]
+    whole = {
+        column: np.concatenate([part[column] for part in parts.values()]) for column in kinds[0]
+    }
+    return whole | {"split": np.repeat([*parts], rows)}
+
+
+def _part_of(name: str) -> tuple[str, str]:
+    """The part of a data set that a name begins or ends with, and the rest of it."""
+    for pattern in (
+        r"(?P<part>[a-zA-Z]+)(?:[_.-](?P<rest>.+))?",
+        r"(?P<rest>.+)[_.-](?P<part>[a-zA-Z]+)",
+    ):
+        found = re.fullmatch(pattern, name)
+        role = role_of(found["part"]) if found else None
+        if found and role:
+            return role, found["rest"] or "x"
+    return "", name
+
+
 def _cells(array: np.ndarray) -> pa.Array:
     """One Arrow cell per row: a scalar, the bytes of an image, or a list of fixed length."""
-    if array.ndim == 1:
-        return pa.array(array)
+    if array.ndim == 1 or array.shape[1:] == (1,):
+        return pa.array(array.reshape(len(array)))
     flat = np.ascontiguousarray(array).reshape(len(array), int(np.prod(array.shape[1:])))
     if flat.dtype == np.bool_:
         flat = flat.view(np.uint8)
@@ -148,6 +196,12 @@ def byte_cells(flat: np.ndarray) -> pa.Array:
 
 def _is_image(array: np.ndarray) -> bool:
     return array.ndim in (3, 4)
+
+
+def _colours_last(array: np.ndarray) -> np.ndarray:
+    """Pictures with their colours as the last axis; PyTorch's have them first."""
+    first = array.ndim == 4 and array.shape[1] in COLOURS and array.shape[3] not in COLOURS
+    return np.moveaxis(array, 1, 3) if first else array
 
 
 def _shape_metadata(array: np.ndarray) -> dict[str, Any] | None:

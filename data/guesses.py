@@ -18,7 +18,7 @@ from data.profile import ColumnProfile
 from data.splits import role_of
 from data.survey import DISTINCT, LABEL_BYTES, TOP
 
-LABEL_NAMES = ("label", "target", "class", "y", "outcome", "response")
+LABEL_NAMES = ("label", "labels", "target", "targets", "class", "y", "outcome", "response")
 SPLIT_NAMES = ("split", "subset", "partition")
 LABEL_STARTS = ("label_", "target_", "class_")
 KEY_NAMES = ("id", "key", "uuid")
@@ -55,7 +55,7 @@ class Seen:
     shape: Shape | None  # of its images, where the file says
     places: str | None  # the column that lists the places of these counts
     is_places: bool
-    names: tuple[str, ...]  # of all columns, in lower case
+    scalars: tuple[str, ...]  # names of columns whose cells are one value, in lower case
     taken: dict[str, str]  # kinds that columns to the left have, and the first of these
 
     @property
@@ -66,7 +66,7 @@ class Seen:
     @property
     def is_scalar(self) -> bool:
         """Whether a cell is one value."""
-        return not (pa.types.is_nested(self.type) or is_bytes(self.type))
+        return is_scalar(self.type)
 
     @property
     def entry(self) -> pa.DataType:
@@ -76,6 +76,11 @@ class Seen:
     def at(self, bound: float | str | None) -> float:
         """Return a numeric extreme; 0 where nothing was seen."""
         return 0.0 if bound is None else float(bound)
+
+
+def is_scalar(kind: pa.DataType) -> bool:
+    """Whether a cell of this type is one value."""
+    return not (pa.types.is_nested(kind) or is_bytes(kind))
 
 
 def guess(seen: Seen) -> Guess:
@@ -136,7 +141,7 @@ def split(seen: Seen) -> Guess | None:
 def label(seen: Seen) -> Guess | None:
     """A label is known by its name; `y` beside `x` is a coordinate."""
     named = seen.name in LABEL_NAMES or seen.name.startswith(LABEL_STARTS)
-    if not named or not seen.is_scalar or (seen.name == "y" and "x" in seen.names):
+    if not named or not seen.is_scalar or (seen.name == "y" and "x" in seen.scalars):
         return None
     if "label" in seen.taken:
         return Guess("carry", f"named like a label, but {seen.taken['label']!r} is the label")

@@ -25,11 +25,19 @@ from data.contract import (
     refuse_unknown,
 )
 from data.formats import SourceError
-from data.guesses import Seen, common, declared_shape, guess, has_rare, square_shape
+from data.guesses import (
+    Seen,
+    common,
+    declared_shape,
+    guess,
+    has_rare,
+    is_scalar,
+    square_shape,
+)
 from data.profile import ColumnProfile
 from data.survey import TOP, Survey
 
-VERSION = 3  # raised when the rules change: the same file may then give another contract
+VERSION = 4  # raised when the rules change: the same file may then give another contract
 
 SETTINGS = [field.name for field in fields(ColumnContract) if field.name not in ("name", "why")]
 
@@ -55,7 +63,7 @@ def infer_contract(
     refuse_unknown(settings, survey.schema.names, where="columns")
 
     pairs = _sparse_pairs(survey.sample)
-    lower = tuple(column.lower() for column in survey.schema.names)
+    scalars = tuple(field.name.lower() for field in survey.schema if is_scalar(field.type))
     taken = {given["kind"]: column for column, given in settings.items() if "kind" in given}
     columns = []
     for profile in survey.profile().columns:
@@ -68,7 +76,7 @@ def infer_contract(
             shape=declared_shape(survey.schema, profile.name, length),
             places=pairs.get(profile.name),
             is_places=profile.name in pairs.values(),
-            names=lower,
+            scalars=scalars,
             taken=taken,
         )
         columns.append(_column(seen, settings.get(profile.name, {}), survey))

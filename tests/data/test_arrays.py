@@ -53,6 +53,60 @@ def test_arrays_of_an_npz_are_columns(tmp_path: Path) -> None:
     assert rows_of(path) == [{"label": "u", "x": [1, 0]}, {"label": "v", "x": [0, 1]}]
 
 
+PARTS = {"train": 3, "val": 2, "test": 2}
+
+
+@pytest.mark.parametrize("pattern", ["{column}_{part}", "{part}_{column}", "{part}-{column}"])
+def test_arrays_of_each_part_lie_below_each_other(tmp_path: Path, pattern: str) -> None:
+    """As Keras (x_train) and MedMNIST (train_images) write their data sets."""
+    images = {part: np.full((n, 2, 2), n, np.uint8) for part, n in PARTS.items()}
+    arrays = {pattern.format(column="images", part=part): x for part, x in images.items()}
+    arrays |= {
+        pattern.format(column="labels", part=part): np.full((n, 1), n)
+        for part, n in PARTS.items()
+    }
+    rows = rows_of(save_all(tmp_path, **arrays))
+
+    assert [row["split"] for row in rows] == ["train"] * 3 + ["valid"] * 2 + ["test"] * 2
+    assert [row["labels"] for row in rows] == [3, 3, 3, 2, 2, 2, 2]
+    assert rows[3]["images"] == bytes([2] * 4)
+
+
+def test_parts_without_names_of_arrays_are_parts_too(tmp_path: Path) -> None:
+    rows = rows_of(save_all(tmp_path, train=np.zeros((2, 3)), test=np.ones((1, 3))))
+
+    assert [(row["x"], row["split"]) for row in rows[1:]] == [
+        ([0] * 3, "train"),
+        ([1] * 3, "test"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"x_train": np.zeros(3), "x_test": np.zeros((2, 4))},
+        {"x_train": np.zeros(3), "x_test": np.zeros(2), "y_train": np.zeros(3)},
+        {"x_train": np.zeros(3), "x_test": np.zeros(2), "y": np.zeros(3)},
+        {"x_test": np.zeros(3), "x_val": np.zeros(2)},
+    ],
+)
+def test_arrays_that_are_no_parts_of_one_table_are_refused(
+    tmp_path: Path, arrays: dict[str, np.ndarray]
+) -> None:
+    with pytest.raises(SourceError, match="different lengths"):
+        rows_of(save_all(tmp_path, **arrays))
+
+
+def test_colours_are_the_last_axis_wherever_they_were(tmp_path: Path) -> None:
+    """PyTorch has them first."""
+    images = np.arange(2 * 5 * 4 * 3, dtype=np.uint8).reshape(2, 5, 4, 3)
+    last = rows_of(save_all(tmp_path, image=images))
+    first = open_file(save_all(tmp_path, image=np.moveaxis(images, 3, 1)))
+
+    assert first.schema.field("image").metadata == {b"image_shape": b"[5, 4, 3]"}
+    assert pa.Table.from_batches(first.read()).to_pylist() == last
+
+
 def test_fields_of_a_structured_array_are_columns(tmp_path: Path) -> None:
     array = np.array([(1, 0.5), (2, 1.5)], dtype=[("a", "i4"), ("b", "f8")])
 

@@ -138,10 +138,18 @@ def test_indices_and_counts_are_one_wide_count() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["label", "Label", "TARGET", "class", "y", "outcome", "response", "label_true"]
+    "name",
+    ["label", "Label", "TARGET", "labels", "class", "y", "outcome", "response", "label_true"],
 )
 def test_labels_are_known_by_name(name: str) -> None:
     assert guess(RANDOM.integers(0, 3, ROWS), name).kind == "label"
+
+
+def test_y_beside_rows_of_x_is_a_label() -> None:
+    x = pa.FixedSizeListArray.from_arrays(pa.array(RANDOM.normal(size=3 * ROWS)), 3)
+    contract = infer({"x": x, "y": RANDOM.integers(0, 3, ROWS)})
+
+    assert contract["y"].kind == "label"
 
 
 def test_y_beside_x_is_a_coordinate() -> None:
