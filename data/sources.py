@@ -24,6 +24,7 @@ from data.embedded import begins_with_pictures, pictures_in, unpacked
 from data.files import file_reader
 from data.folders import folder_readers, is_many
 from data.formats import Opened, Reader, Reading, SourceError
+from data.pixel_columns import gathered
 from data.publication import digest_of
 from data.remote import SCHEMES, Remote, remote
 from data.streamed import streamed_readers
@@ -48,7 +49,7 @@ class Source:
     @cached_property
     def readers(self) -> tuple[Reader, ...]:
         """The files, in order; remote ones are fetched now."""
-        return self.find()
+        return tuple(map(_gathered, self.find()))
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -127,6 +128,11 @@ def open_source(
     where = where.removeprefix("file://")
     readers = _readers(where, reading)
     return Source(where, lambda: readers)
+
+
+def _gathered(reader: Reader) -> Reader:
+    """The same file, whose columns of pixels are one of pictures."""
+    return replace(reader, open=lambda: gathered(reader.opened, reader.name))
 
 
 def _readers(where: str, reading: Reading) -> tuple[Reader, ...]:
