@@ -23,7 +23,6 @@ from data.splits import role_of
 IDX_NAME = re.compile(r".*(?:idx\d[-.]ubyte|\.idx)", re.IGNORECASE)  # packed or not
 MAX_HEADER_BYTES = 64 << 10
 IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
-
 COLOURS = (1, 3)  # how many values a pixel has
 
 Arrays = dict[str, np.ndarray]
@@ -135,32 +134,29 @@ def _columns(arrays: Arrays, path: Path) -> Opened:
 def _stacked(arrays: Arrays) -> Arrays:
     """Put the rows of each part of a data set (`x_train`, `y_train`, `x_test`, ...) below each other.
 
-    A column `split` says which part each is of. Where names do not tell parts, or parts have
-    other arrays or other shapes than the first, the arrays stay as they are.
+    A column `split` says which part each is of. The arrays stay as they are where their names do
+    not tell parts that have the same arrays of the same shapes, or where they may as well be
+    columns: numbers, as many of each.
     """
+    places = {name: _part_of(name) for name in arrays}
     parts: dict[str, Arrays] = {}
-    for name, array in arrays.items():
-        role, column = _part_of(name)
-        parts.setdefault(role, {})[column] = array
-    kinds = [
-        {column: (array.dtype, array.shape[1:]) for column, array in part.items()}
-        for part in parts.values()
+    for name, (role, column) in places.items():
+        parts.setdefault(role, {})[column] = arrays[name]
+    shapes = [
+        {name: (x.dtype, x.shape[1:]) for name, x in part.items()} for part in parts.values()
     ]
-    lengths = [
-        {len(array) if array.ndim else 0 for array in part.values()} for part in parts.values()
-    ]
-    is_split = len(parts) > 1 and "train" in parts and "" not in parts
-    if (
-        not is_split
-        or any(kind != kinds[0] for kind in kinds)
-        or any(len(n) > 1 for n in lengths)
-    ):
+    rows = [{len(x) if x.ndim else 0 for x in part.values()} for part in parts.values()]
+    are_columns = all(x.ndim == 1 for x in arrays.values()) and len(set.union(*rows)) == 1
+    is_told = "train" in parts and len(parts) > 1 and "" not in parts and not are_columns
+    is_one = len({*places.values()}) == len(arrays) and all(
+        len(lengths) == 1 for lengths in rows
+    )
+    if not (is_told and is_one and all(shape == shapes[0] for shape in shapes)):
         return arrays
-    rows = [length.pop() for length in lengths]
     whole = {
-        column: np.concatenate([part[column] for part in parts.values()]) for column in kinds[0]
+        name: np.concatenate([part[name] for part in parts.values()]) for name in shapes[0]
     }
-    return whole | {"split": np.repeat([*parts], rows)}
+    return whole | {"split": np.repeat([*parts], [lengths.pop() for lengths in rows])}
 
 
 def _part_of(name: str) -> tuple[str, str]:

@@ -26,15 +26,10 @@ DELIMITERS = ",;\t|"
 BLANK = " "
 MARKS = ("?", ".", "-", "--", "*", "None")  # of numbers that are missing, beside those of Arrow
 QUOTED = re.compile(r'"[^"]*"')
-KINDS = {
-    "header": bool,
-    "skip": int,
-    "row_names": bool,
-    "nulls": list,
-}  # of settings; the others are text
+KINDS = {"header": bool, "skip": int, "row_names": bool, "nulls": list}  # others are text
 CSV = (".csv", ".tsv", ".tab")
-ROWS = "rownames"  # as R calls them
 PLAIN = (".txt", ".data", ".dat")  # text that may be a table
+ROWS = "rownames"  # as R calls them
 
 
 def found_dialect(path: Path, given: Mapping[str, Any]) -> tuple[CsvDialect, frozenset[str]]:

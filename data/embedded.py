@@ -28,22 +28,15 @@ def may_be_pictures(schema: pa.Schema) -> list[str]:
 
 def begins_with_pictures(opened: Opened) -> bool:
     """Whether a column has a picture in the first cell that is there, of its first batch."""
-    if not may_be_pictures(opened.schema):
-        return False
-    batches = opened.read()
+    names = may_be_pictures(opened.schema)
+    batches = opened.read() if names else iter(())
     first = next(batches, None)
     if isinstance(batches, Generator):
         batches.close()
-    cells = (
-        []
-        if first is None
-        else [_files(first[name]) for name in may_be_pictures(opened.schema)]
-    )
-    return any(
-        files[0].as_py().startswith(BEGINNINGS)
-        for files in (column.drop_null() for column in cells)
-        if len(files)
-    )
+    if first is None:
+        return False
+    files = [_files(first[name]).drop_null() for name in names]
+    return any(some[0].as_py().startswith(BEGINNINGS) for some in files if len(some))
 
 
 def pictures_in(batches: Iterable[pa.RecordBatch], place: str) -> dict[str, Look]:

@@ -81,6 +81,13 @@ def test_parts_without_names_of_arrays_are_parts_too(tmp_path: Path) -> None:
     ]
 
 
+def test_as_many_numbers_of_each_part_are_columns(tmp_path: Path) -> None:
+    """Scores of as many models, say."""
+    path = save_all(tmp_path, train_score=np.zeros(2), test_score=np.ones(2))
+
+    assert rows_of(path) == [{"train_score": 0, "test_score": 1}] * 2
+
+
 @pytest.mark.parametrize(
     "arrays",
     [
@@ -88,6 +95,7 @@ def test_parts_without_names_of_arrays_are_parts_too(tmp_path: Path) -> None:
         {"x_train": np.zeros(3), "x_test": np.zeros(2), "y_train": np.zeros(3)},
         {"x_train": np.zeros(3), "x_test": np.zeros(2), "y": np.zeros(3)},
         {"x_test": np.zeros(3), "x_val": np.zeros(2)},
+        {"x_train": np.zeros(3), "x_val": np.zeros(2), "x_dev": np.zeros(2)},  # one role
     ],
 )
 def test_arrays_that_are_no_parts_of_one_table_are_refused(
