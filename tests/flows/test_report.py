@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -304,6 +304,18 @@ def test_cells_that_only_travel_along_stay_where_they_are(table_run: Run) -> Non
 
 def test_equal_records_give_equal_bytes(digits_run: Run) -> None:
     assert render(digits_run.records) == render(digits_run.records)
+
+
+def test_it_says_by_which_bound_weights_were_chosen(digits_run: Run) -> None:
+    records = digits_run.records
+    weighted = [
+        row | {"valid/iwae_nats": row["valid/elbo_nats"] + 1} for row in records.metrics
+    ]
+
+    for metrics, bound in ((records.metrics, "ELBO"), (weighted, "IWAE bound")):
+        html = render(replace(records, metrics=metrics)).html
+        assert f"where the {bound} of the validation rows was highest" in html
+        assert ("valid, IWAE" in html) == (bound != "ELBO")
 
 
 def test_a_report_is_drawn_again_when_something_has_changed_and_only_then(
