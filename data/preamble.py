@@ -1,6 +1,5 @@
 """Lines before a text table: remarks, a title, blanks. They are no rows, and have no names."""
 
-import csv
 from collections import Counter
 from collections.abc import Sequence
 
@@ -15,20 +14,21 @@ def lines_before(lines: Sequence[str], delimiter: str | None) -> int:
     """How many of the first lines are none of the table's.
 
     A remark begins with its mark, and is not names with a mark: as many cells as the rows have.
-    A title is one cell of text, with nothing or empty cells beside it.
+    A title is one cell of text, alone or, above names, with empty cells beside it.
 
     Args:
-        lines: some of the first lines of a file.
+        lines: some of the first lines of a file, where no cell is quoted.
         delimiter: what parts the cells of a row; None stands for blanks.
     """
-    cells = [_cells(line, delimiter) for line in lines]
+    cells = [line.split(delimiter) if line.strip() else [] for line in lines]
     widths = Counter(len(row) for row in cells[len(cells) // 2 :] if row)
     if not widths:
         return 0
     before, ((width, _),) = 0, widths.most_common(1)
     for k, row in enumerate(cells[:MOST]):
         if any(cell.strip() for cell in row) and not _is_apart(row, width):
-            return before
+            is_padded = any(_is_padded(title, width) for title in cells[:before])
+            return 0 if is_padded and not _are_names(row) else before
         before = k + 1 if before or any(row) else 0  # blanks alone are left to who reads
     return 0  # they are no lines before anything
 
@@ -42,8 +42,10 @@ def _is_apart(row: list[str], width: int) -> bool:
     return width >= LEAST_CELLS and is_text and not any(others)
 
 
-def _cells(line: str, delimiter: str | None) -> list[str]:
-    """The cells of a line; none where it is blank."""
-    if delimiter is None or not line.strip():
-        return line.split()
-    return next(csv.reader([line], delimiter=delimiter), [])
+def _is_padded(row: list[str], width: int) -> bool:
+    """Whether a row that is no remark has a cell for each column: it may be one of the table's."""
+    return len(row) == width and any(row) and not row[0].strip().startswith(REMARKS)
+
+
+def _are_names(row: list[str]) -> bool:
+    return all(cell.strip() and number_of(cell.strip(), ".") is None for cell in row)

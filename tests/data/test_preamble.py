@@ -22,6 +22,7 @@ ROWS = ["4,5,x", "5,6,y", "6,7,z", "7,8,x"]
         (["# a,b,c"], 0),
         (["a,b"], 0),  # a name less than there are cells, or a broken line: no title
         (["3,,"], 0),  # a row whose other cells are missing
+        (["x,,"], 0),  # here, too: no names come after it
     ],
 )
 def test_remarks_and_titles_stand_before(lines: list[str], before: int) -> None:
