@@ -184,6 +184,13 @@ def _cells(array: np.ndarray) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
 
 
+def picture_field(name: str, height: int, width: int, channels: int) -> pa.Field:
+    """A column of pictures: a cell of bytes for each, and their shape."""
+    shape = [height, width, *([channels] if channels > 1 else [])]
+    kind = pa.binary(height * width * channels)
+    return pa.field(name, kind, metadata={"image_shape": str(shape)})
+
+
 def byte_cells(flat: np.ndarray) -> pa.Array:
     """Return rows × bytes as one cell of bytes a row."""
     kind = pa.binary(flat.shape[1])

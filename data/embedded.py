@@ -6,12 +6,14 @@ first cell is; then all have to be, of one size. Grey where every picture is gre
 blue; transparency is dropped.
 """
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data.arrays import picture_field
 from data.formats import READ_BYTES, Opened, SourceError
 from data.picture import GREY, Look, look_at, pixels_of
 
@@ -51,13 +53,13 @@ def pictures_in(batches: Iterable[pa.RecordBatch], place: str) -> dict[str, Look
     row = 0
     for batch in batches:
         for name in {*may_be_pictures(batch.schema)} - others:
-            for k, content in enumerate(_files(batch[name]).to_pylist(), row):
+            for k, content in enumerate(_files(batch[name]).to_pylist()):
                 if content is None:
                     continue
                 if name not in found and not content.startswith(BEGINNINGS):
                     others.add(name)
                     break
-                found[name] = _agreed(content, _called(place, name, k), found.get(name))
+                found[name] = _agreed(content, _called(place, name, row, k), found.get(name))
         row += len(batch)
     return found
 
@@ -78,15 +80,11 @@ def unpacked(opened: Opened, pictures: Mapping[str, Look], place: str) -> Opened
         for batch in opened.read():
             for start in range(0, len(batch), rows):
                 cells = batch.slice(start, rows).columns
-                for k, name in enumerate(schema.names):
-                    if name in pictures:
-                        called = [
-                            _called(place, name, row)
-                            for row in range(first + start, first + start + len(cells[k]))
-                        ]
-                        cells[k] = _pixels(
-                            _files(cells[k]), schema.types[k], pictures[name].mode, called
-                        )
+                for k, field in enumerate(schema):
+                    if field.name in pictures:
+                        called = partial(_called, place, field.name, first + start)
+                        mode = pictures[field.name].mode
+                        cells[k] = _pixels(_files(cells[k]), field.type, mode, called)
                 yield pa.record_batch(cells, schema=schema)
             first += len(batch)
 
@@ -106,8 +104,8 @@ def _files(column: pa.Array) -> pa.Array:
     return pc.struct_field(column, FIELD) if pa.types.is_struct(column.type) else column
 
 
-def _called(place: str, column: str, row: int) -> str:
-    return f"{place}: {column!r} of row {row + 1:,}"
+def _called(place: str, column: str, first: int, k: int) -> str:
+    return f"{place}: {column!r} of row {first + k + 1:,}"
 
 
 def _agreed(content: bytes, name: str, before: Look | None) -> Look:
@@ -122,16 +120,16 @@ def _agreed(content: bytes, name: str, before: Look | None) -> Look:
 
 
 def _field(name: str, picture: Look) -> pa.Field:
-    channels = len(picture.mode)
-    shape = [picture.height, picture.width, *([channels] if channels > 1 else [])]
-    kind = pa.binary(picture.height * picture.width * channels)
-    return pa.field(name, kind, metadata={"image_shape": str(shape)})
+    return picture_field(name, picture.height, picture.width, len(picture.mode))
 
 
-def _pixels(files: pa.Array, kind: pa.DataType, mode: str, called: list[str]) -> pa.Array:
+def _pixels(
+    files: pa.Array, kind: pa.DataType, mode: str, called: Callable[[int], str]
+) -> pa.Array:
+    """Cells of bytes; `called` names the k-th of the files in an error."""
     pixels = np.zeros((len(files), kind.byte_width), np.uint8)
     for k, content in enumerate(files.to_pylist()):
         if content is not None:
-            pixels[k] = pixels_of(content, mode, called[k])
+            pixels[k] = pixels_of(content, mode, called(k))
     seen = files.is_valid().buffers()[1]
     return pa.Array.from_buffers(kind, len(files), [seen, pa.py_buffer(pixels)])

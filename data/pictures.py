@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data.arrays import byte_cells
+from data.arrays import byte_cells, picture_field
 from data.formats import READ_BYTES, READ_ROWS, Opened, Reader, SourceError
 from data.picture import GREY, Look, look_at, pixels_of
 from data.publication import digest_of, file_digest
@@ -33,19 +33,14 @@ def _open(folder: Path, files: list[Path]) -> Opened:
     seen = [Look(*look(look_at, file, str(file))) for file in files]
     _refuse_differing(files, seen)
     mode = "L" if {picture.mode for picture in seen} <= GREY else "RGB"
-    size, channels = seen[0], len(mode)
-    shape = [size.height, size.width, *([channels] if channels > 1 else [])]
+    image = picture_field("image", seen[0].height, seen[0].width, len(mode))
     ids = [str(file.relative_to(folder)) for file in files]
     labels = [str(file.parent.relative_to(folder)) for file in files]
-    entries = size.height * size.width * channels
-    fields = [
-        pa.field("id", pa.string()),
-        pa.field("image", pa.binary(entries), metadata={"image_shape": str(shape)}),
-    ]
+    fields = [pa.field("id", pa.string()), image]
     if "." not in labels:
         fields.append(pa.field("label", pa.string()))
     schema = pa.schema(fields)
-    rows = max(1, min(READ_ROWS, READ_BYTES // entries))
+    rows = max(1, min(READ_ROWS, READ_BYTES // image.type.byte_width))
 
     def read() -> Iterator[pa.RecordBatch]:
         for start in range(0, len(files), rows):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from data.arrays import byte_cells
+from data.arrays import byte_cells, picture_field
 from data.formats import Opened, SourceError
 
 COUNTED = re.compile(r"(?:pixel|pix|px)[ _.-]?(\d+)", re.IGNORECASE)
@@ -39,8 +39,7 @@ def gathered(opened: Opened, place: str) -> Opened:
     pixels = {*grid.columns}
     kept = [name for name in opened.schema.names if name not in pixels]
     name = next(name for name in NAMES if name not in kept)
-    shape = {"image_shape": str([grid.height, grid.width])}
-    image = pa.field(name, pa.binary(len(pixels)), metadata=shape)
+    image = picture_field(name, grid.height, grid.width, 1)
     at = min(map(opened.schema.get_field_index, pixels))
     fields = [opened.schema.field(name) for name in kept]
     schema = pa.schema([*fields[:at], image, *fields[at:]], opened.schema.metadata)
@@ -55,7 +54,12 @@ def gathered(opened: Opened, place: str) -> Opened:
 
 
 def grid_of(schema: pa.Schema) -> Grid | None:
-    """Find the columns that are pixels; None where they are not a whole picture."""
+    """Find the columns that are pixels; None where they are not a whole picture.
+
+    Nor where two columns share a name, which is for others to refuse.
+    """
+    if len({*schema.names}) < len(schema.names):
+        return None
     named = [
         name
         for name, kind in zip(schema.names, schema.types, strict=True)

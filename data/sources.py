@@ -146,9 +146,9 @@ def _readers(where: str, reading: Reading) -> tuple[Reader, ...]:
 
 def _remote_readers(found: Remote, reading: Reading) -> tuple[Reader, ...]:
     readers = streamed_readers(found)
-    if readers and not begins_with_pictures(readers[0].opened):  # all are looked at before
+    if readers and not begins_with_pictures(readers[0].opened):
         return readers
-    return _fetched_readers(found, reading)
+    return _fetched_readers(found, reading)  # pictures are all looked at before one is a row
 
 
 def _fetched_readers(fetched: Remote, reading: Reading) -> tuple[Reader, ...]:

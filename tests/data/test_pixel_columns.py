@@ -88,6 +88,12 @@ def test_pixels_with_fractions_stay_apart() -> None:
     assert grid_of(pa.schema([(name, pa.float64()) for name in COUNTED])) is None
 
 
+def test_a_pixel_that_is_there_twice_is_told() -> None:
+    whole = table(COUNTED)
+    with pytest.raises(SourceError, match=r"share a name: \['pixel3'\]"):
+        rows_of(whole.append_column("pixel3", whole["pixel3"]))
+
+
 def test_pixels_beyond_a_byte_are_told() -> None:
     with pytest.raises(SourceError, match="'pixel7' is a pixel by its name and holds numbers"):
         rows_of(table(COUNTED, IMAGES.astype(int) + 256 * (np.arange(25) == 7).reshape(5, 5)))
