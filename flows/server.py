@@ -12,6 +12,7 @@ import httpx
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from flows.prefect_database import ensure_database
 from flows.redaction import redacted
 
 T = TypeVar("T")
@@ -75,9 +76,12 @@ def beginning() -> Iterator[None]:
     if PREFECT_API_URL.value():
         yield
         return
+    database = Thread(target=ensure_database, args=[dict(os.environ)], daemon=True)
+    database.start()
     from prefect.server.api.server import SubprocessASGIServer
 
     def start() -> None:
+        database.join()
         with suppress(Exception):
             SubprocessASGIServer().start()
 

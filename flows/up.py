@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from data.publication import replace_file
+from flows.prefect_database import ensure_database
 from flows.settings import HOME_VARIABLE, LOGGERS, NO_PICKLES, POOL, Home, check_registry
 
 LOOPBACK = "127.0.0.1"
@@ -158,6 +159,7 @@ class _Starter:
     claims: ExitStack
 
     def prefect(self, wanted: int | None) -> str:
+        ensure_database(self.environment)
         port = _port(wanted, PREFECT_PORT, self.claims)
         self._start(PREFECT, ["prefect", "server", "start", "--host", LOOPBACK, "--port", port])
         return f"http://{LOOPBACK}:{port}/api"
