@@ -9,13 +9,14 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Self
 from zoneinfo import available_timezones
 
 import pyarrow as pa
 
+from data.csv_dialect import CsvDialect
 from data.publication import check_format, digest_of, json_by_lines
 from data.splits import ROLES, role_of
 
@@ -61,30 +62,6 @@ class UnknownNameError(KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0])  # a KeyError's own text is quoted
-
-
-@dataclass(frozen=True)
-class CsvDialect:
-    """How a text table is written."""
-
-    encoding: str = "utf-8"
-    delimiter: str = ","  # a blank: any number of blanks and tabs
-    decimal: str = "."
-    header: bool = True  # else the columns are f0, f1, ...
-    skip: int = 0  # lines before the table
-    row_names: bool = False  # the first cell of a row has no name above it, as R writes tables
-    nulls: tuple[str, ...] = ()  # what else stands for a cell that was not observed
-
-    @classmethod
-    def of(cls, said: Mapping[str, Any]) -> Self:
-        """Take it from what JSON holds."""
-        return cls(**{**said, "nulls": tuple(said.get("nulls", ()))})
-
-    def to_mapping(self) -> dict[str, Any]:
-        """What JSON holds of it, and as it was before there were headers to leave out."""
-        said: dict[str, Any] = {**asdict(self), "nulls": list(self.nulls)}
-        usual = {"header": True, "skip": 0, "row_names": False, "nulls": []}
-        return {name: value for name, value in said.items() if value != usual.get(name)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from data.cells import reaches_int64
-from data.contract import CsvDialect
+from data.csv_dialect import CsvDialect
 from data.dialect import BLANK, MARKS, described, names_of, squeezed
 from data.formats import Opened, Reading, SourceError
 from data.packed import codec_of, unpacked

@@ -15,7 +15,8 @@ from itertools import count, zip_longest
 from pathlib import Path
 from typing import Any
 
-from data.contract import CsvDialect, SpecError, refuse_unknown
+from data.contract import SpecError, refuse_unknown
+from data.csv_dialect import CsvDialect
 from data.header import MOSTLY, found_header, number_of
 from data.packed import bare, unpacked
 from data.preamble import lines_before

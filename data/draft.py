@@ -13,7 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from data.contract import ColumnContract, Contract, CsvDialect
+from data.contract import ColumnContract, Contract
+from data.csv_dialect import CsvDialect
 from data.formats import Reading, SourceError
 from data.guesses import ORDINAL_VALUES
 from data.inference import infer_contract

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from data.arrays import labels_beside
-from data.contract import CsvDialect
+from data.csv_dialect import CsvDialect
 from data.delimited import dialect_of
 from data.files import JSON, TEXT, State, file_reader, state_of, suffix_of
 from data.formats import Opened, Reader, Reading, SourceError

@@ -22,7 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.cells import rows_within
-from data.contract import CsvDialect, SpecError
+from data.contract import SpecError
+from data.csv_dialect import CsvDialect
 
 READ_BYTES = 16 << 20
 READ_ROWS = 65_536
@@ -60,7 +61,7 @@ class SourceError(ValueError):
 class Reading:
     """How a source is to be read, as far as that is known; the rest is detected.
 
-    `csv` has settings of a person (see `data.contract.CsvDialect`). `frozen` is the
+    `csv` has settings of a person (see `data.csv_dialect.CsvDialect`). `frozen` is the
     dialect that the contract was made with: a file that is plainly of another is refused.
     `types` maps columns of text formats to Arrow types that are known already.
     """

@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 
 from data.cells import rows_within, value_type
 from data.content import content_digest
-from data.contract import ROW_ID, CsvDialect, SpecError, hint
+from data.contract import ROW_ID, SpecError, hint
+from data.csv_dialect import CsvDialect
 from data.databases import Answer, is_database
 from data.embedded import begins_with_pictures, pictures_in, unpacked
 from data.files import file_reader

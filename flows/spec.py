@@ -52,7 +52,7 @@ class SplitSection(Section):
 
 
 class CsvSection(Section):
-    """How a text table is written (see `data.contract.CsvDialect`); None means: as it is found."""
+    """How a text table is written (see `data.csv_dialect.CsvDialect`); None means: as it is found."""
 
     encoding: str | None = None
     delimiter: str | None = Field(None, min_length=1, max_length=1)

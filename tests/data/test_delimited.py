@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 import data.delimited
 import data.dialect
-from data.contract import CsvDialect, SpecError
+from data.contract import SpecError
+from data.csv_dialect import CsvDialect
 from data.files import file_reader
 from data.formats import Reader, Reading, SourceError
 from data.quarantine import VARIABLE as QUARANTINE

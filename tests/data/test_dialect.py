@@ -9,7 +9,8 @@ import pytest
 
 import data.delimited
 import data.dialect
-from data.contract import CsvDialect, SpecError
+from data.contract import SpecError
+from data.csv_dialect import CsvDialect
 from data.dialect import found_dialect, squeezed
 from data.files import file_reader
 from data.formats import Reading, SourceError

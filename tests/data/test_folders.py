@@ -9,7 +9,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from data.contract import CsvDialect
+from data.csv_dialect import CsvDialect
 from data.formats import SourceError
 from data.snapshot import ingest
 from data.sources import Source, open_source

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import data.snapshot
 from data.checking import ContractError
-from data.contract import CsvDialect
+from data.csv_dialect import CsvDialect
 from data.formats import SourceError
 from data.snapshot import Snapshot, ingest
 
