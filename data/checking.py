@@ -14,18 +14,20 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.cells import is_fixed, is_number, matrix, null_entries, numbers
+from data.cells import is_fixed, is_number, matrix, null_entries, numbers, value_type
 from data.conform import MisfitError, conform_column, conform_indices
 from data.contract import ROW_ID, ColumnContract, Contract, hint
 from data.duplicates import Duplicates
 from data.policies import rounded_decimals, treated
 from data.splits import hash_keys
+from data.written import read_as
 
 SHOWN_ROWS = 5
 EXACT_IN_FLOAT32 = 2**24
 EXACT_IN_FLOAT64 = 2**53
 
 WAYS_OUT = {
+    "unreadable": "write them like the others, or correct format",
     "null": "fill them, or set nulls = 'allow'",
     "all_null": "every cell is null; nothing can be learned from it, set kind = 'ignore'",
     "infinite": "make them null or finite, or set infinite = 'null'",
@@ -114,7 +116,7 @@ class Checker:
         if ROW_ID in raw:
             kept[ROW_ID] = raw[ROW_ID]
         for column in self.contract.kept:
-            kept |= self._conform(raw, column, len(table))
+            kept |= self._conform(raw, column, names)
             if all(source in kept for source in column.sources):
                 self._check(kept, column, names)
         self.rows += len(table)
@@ -185,14 +187,19 @@ class Checker:
         return bool(self._misfits) or any(code != "unknown_category" for _, code in self._found)
 
     def _conform(
-        self, raw: dict[str, pa.ChunkedArray], column: ColumnContract, rows: int
+        self, raw: dict[str, pa.ChunkedArray], column: ColumnContract, names: Sequence[object]
     ) -> dict[str, pa.Array]:
         missing = [source for source in column.sources if source not in raw]
         try:
             if missing:
                 raise MisfitError(f"missing; {hint(missing[0], raw)}")
-            conformed, counts = treated(conform_column(raw[column.name], column), column)
-            counts["rounded"] = rounded_decimals(raw[column.name], conformed.type)
+            found = raw[column.name]
+            if column.format and pa.types.is_string(value_type(found.type)):
+                read, unread = read_as(found.combine_chunks(), column.format)
+                self._note(column.name, "unreadable", unread, names)
+                found = _chunked(read)
+            conformed, counts = treated(conform_column(found, column), column)
+            counts["rounded"] = rounded_decimals(found, conformed.type)
             self._treated.update(
                 {f"{column.name}.{code}": n for code, n in counts.items() if n}
             )
@@ -203,7 +210,13 @@ class Checker:
             code = "missing_column" if missing else "wrong_type"
             self._misfits.setdefault(
                 column.name,
-                Breach(column=column.name, code=code, count=rows, rows=(), advice=str(error)),
+                Breach(
+                    column=column.name,
+                    code=code,
+                    count=len(names),
+                    rows=(),
+                    advice=str(error),
+                ),
             )
             return {}
         return cells

@@ -19,6 +19,7 @@ import pyarrow as pa
 from data.csv_dialect import CsvDialect
 from data.publication import check_format, digest_of, json_by_lines
 from data.splits import ROLES, role_of
+from data.written import format_of
 
 FORMAT, VERSION = "latent-features/contract", 1
 
@@ -75,6 +76,8 @@ class ColumnContract:
 
     A time is stored in UTC; one that names no zone is read as the wall clock of `timezone`.
     It is encoded only where `cycles` says how: as the place in the day, week or year.
+
+    `format` says how numbers or times are written in text (see `data.written`).
     """
 
     name: str
@@ -96,6 +99,7 @@ class ColumnContract:
     scaling: str = "standard"  # or "quantile": as a normal, by the train rows' quantiles
     timezone: str = "UTC"
     cycles: tuple[str, ...] = ()
+    format: str = ""  # of a column of text, how its numbers or times are written
     why: str = ""
 
     def __post_init__(self) -> None:
@@ -109,6 +113,8 @@ class ColumnContract:
                     f"{' or '.join(map(repr, allowed))}, not {chosen!r}"
                 )
         self._check_cycles()
+        if self.format:
+            check_format_of(self.name, self.format)
         if self.kind in ("binary", "categorical", "ordinal") and not self.categories:
             raise SpecError(
                 f"column {self.name!r} is {self.kind} and needs its categories, "
@@ -274,6 +280,9 @@ class Contract:
     def digest(self) -> str:
         """What identifies the contract: everything but the reasons."""
         columns = [{**vars(column), "why": ""} for column in self.columns]
+        for column in columns:
+            if not column["format"]:
+                del column["format"]  # as it was before there were formats
         return digest_of(
             {
                 "name": self.name,
@@ -348,6 +357,14 @@ def arrow_type(name: str) -> pa.DataType:
         return pa.type_for_alias(name)
     except ValueError:
         raise SpecError(f"{name!r} is not an Arrow type such as 'int64' or 'double'") from None
+
+
+def check_format_of(column: str, said: str) -> None:
+    """Raise SpecError where a column's format is none."""
+    try:
+        format_of(said)
+    except ValueError as error:
+        raise SpecError(f"column {column!r}: {error}") from None
 
 
 def near_miss(noun: str, name: str, known: Iterable[str]) -> str:

@@ -37,13 +37,13 @@ def open_csv(path: Path, reading: Reading) -> Opened:
         SourceError: it is plainly of another dialect than the frozen one, or a column holds
             integers beyond int64.
     """
-    dialect = _agreed(path, reading)
+    dialect, is_open = _agreed(path, reading)
     text = {name: "string" for name, kind in reading.types.items() if kind in TEXTS}
     floats = {name for name, kind in reading.types.items() if kind in FLOATS}
     types, said = dict(text), "nulls" in reading.csv
     while (seen := _look(path, dialect, types)).misfit is not None:
         comma = _has_comma(seen.cell) and "," not in (dialect.delimiter, dialect.decimal)
-        if comma and reading.frozen is None and "decimal" not in reading.csv:
+        if comma and is_open:
             dialect = replace(dialect, decimal=",")
             types = dict(text)
         elif _is_new_mark(seen.cell, dialect) and reading.frozen is None and not said:
@@ -62,9 +62,11 @@ def dialect_of(path: Path, given: Mapping[str, Any]) -> tuple[CsvDialect, frozen
     return CsvDialect.of(dialect), frozenset(sure)
 
 
-def _agreed(path: Path, reading: Reading) -> CsvDialect:
+def _agreed(path: Path, reading: Reading) -> tuple[CsvDialect, bool]:
+    """The dialect to read with, and whether nothing yet has told its decimal mark."""
     if reading.frozen is None:
-        return dialect_of(path, reading.csv)[0]
+        found, sure = dialect_of(path, reading.csv)
+        return found, "decimal" not in sure
     found, sure = dialect_of(path, {})
     for name in (field.name for field in fields(CsvDialect) if field.name in sure):
         now, then = getattr(found, name), getattr(reading.frozen, name)
@@ -80,7 +82,8 @@ def _agreed(path: Path, reading: Reading) -> CsvDialect:
             f"{path} has {name} {now!r}, the contract was made with {then!r}; "
             f"convert the file, or set csv = {{ {name} = {json.dumps(now)} }} in the spec"
         )
-    return replace(reading.frozen, skip=found.skip)  # there may be more lines, or fewer
+    # There may be more lines before the table, or fewer.
+    return replace(reading.frozen, skip=found.skip), False
 
 
 def _is_new_mark(cell: str, dialect: CsvDialect) -> bool:

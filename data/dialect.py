@@ -204,17 +204,28 @@ def _have_row_names(lines: Sequence[Sequence[str]]) -> bool:
 
 
 def _decimal(text: str, delimiter: str) -> str | None:
-    """The mark before the fraction of numbers, if there is a number that has one."""
+    """The mark before the fraction of numbers, if there is a number that has one.
+
+    A mark before three digits may part thousands, and counts only where no other tells; two of
+    them in a number do.
+    """
     if delimiter == ",":
         return None
     edge, blanks = re.escape(delimiter), "" if delimiter == " " else " *"
-    cell = rf'(?:^|{edge})"?{blanks}[+-]?\d+%s\d+{blanks}"?(?={edge}|\r?$)'
-    counts = {
-        mark: sum(1 for _ in re.finditer(cell % re.escape(mark), text, re.MULTILINE))
-        for mark in ",."
-    }
-    best = max(",.", key=lambda mark: counts[mark])
-    return best if counts[best] else None
+    cell = rf'(?:^|{edge})"?{blanks}[+-]?%s{blanks}"?(?={edge}|\r?$)'
+
+    def count(number: str, mark: str) -> int:
+        pattern = cell % number.replace("M", re.escape(mark))
+        return sum(1 for _ in re.finditer(pattern, text, re.MULTILINE))
+
+    for other, mark in (",.", ".,"):
+        if count(r"[1-9]\d{0,2}(?:M\d{3}){2,}", other):
+            return mark
+    for fraction in (r"(?![1-9]\d{0,2}M\d{3}\b)\d+M\d+", r"\d+M\d+"):
+        counts = {mark: count(fraction, mark) for mark in ",."}
+        if any(counts.values()):
+            return max(",.", key=lambda mark: counts[mark])
+    return None
 
 
 def _cells(text: str, delimiter: str, *, whole: bool) -> list[list[str]]:

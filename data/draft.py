@@ -20,7 +20,8 @@ from data.guesses import ORDINAL_VALUES
 from data.inference import infer_contract
 from data.profile import ColumnProfile, Profile
 from data.sources import open_source
-from data.survey import Survey, survey
+from data.survey import Survey
+from data.surveyed import surveyed
 
 SHOWN_CATEGORIES = 12
 SHOWN_CANDIDATES = 5
@@ -34,10 +35,10 @@ def draft_spec(source: str, *, name: str, query: str | None = None) -> str:
         SourceError: it cannot be read, has no rows, or nothing that a model could read.
     """
     opened = open_source(source, query=query, reading=Reading())
-    seen = survey(opened.batches(), opened.schema)
+    seen, formats = surveyed(opened, said={})
     if not seen.rows:
         raise SourceError(f"{opened.describe} has no rows; there is nothing to learn from")
-    contract, profile = infer_contract(seen, name=name), seen.profile()
+    contract, profile = infer_contract(seen, name=name, formats=formats), seen.profile()
     lines = [
         _note(f"{opened.describe}: {seen.rows:,} rows, {len(contract.columns)} columns."),
         "# Each line was guessed from the data, for the reason beside it: correct what is wrong.",
@@ -143,9 +144,13 @@ def _column(column: ColumnContract, profile: Profile) -> Iterator[str]:
 def _settings(column: ColumnContract) -> dict[str, Any]:
     """What inference would find again, in the order in which people read it."""
     settings: dict[str, Any] = {"kind": column.kind}
+    if column.kind == "carry" and column.format:
+        settings["format"] = column.format
     if column.kind in ("ignore", "key", "label", "carry", "split"):
         return settings
     settings["nulls"] = column.nulls
+    if column.format:
+        settings["format"] = column.format
     if column.kind == "pixels":
         settings |= {
             name: getattr(column, name) for name in ("height", "width", "channels", "max")

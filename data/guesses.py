@@ -140,12 +140,26 @@ def split(seen: Seen) -> Guess | None:
 
 def label(seen: Seen) -> Guess | None:
     """A label is known by its name; `y` beside `x` is a coordinate."""
-    named = seen.name in LABEL_NAMES or seen.name.startswith(LABEL_STARTS)
+    named = _names_label(seen.name)
     if not named or not seen.is_scalar or (seen.name == "y" and "x" in seen.scalars):
         return None
     if "label" in seen.taken:
         return Guess("carry", f"named like a label, but {seen.taken['label']!r} is the label")
     return Guess("label", "its name says so")
+
+
+def is_named_apart(name: str) -> bool:
+    """Whether a name says that this is a key, a label or a split: its text is no quantity."""
+    name = name.lower()
+    return _names_key(name) or _names_label(name) or name in SPLIT_NAMES
+
+
+def _names_label(name: str) -> bool:
+    return name in LABEL_NAMES or name.startswith(LABEL_STARTS)
+
+
+def _names_key(name: str) -> bool:
+    return name in KEY_NAMES or name.endswith("_id")
 
 
 def note(seen: Seen) -> Guess | None:
@@ -155,7 +169,7 @@ def note(seen: Seen) -> Guess | None:
 
 def identifier(seen: Seen) -> Guess | None:
     """A key is known by its name, and must differ in every row."""
-    if not seen.is_scalar or not (seen.name in KEY_NAMES or seen.name.endswith("_id")):
+    if not seen.is_scalar or not _names_key(seen.name):
         return None
     profile = seen.profile
     if profile.nulls or profile.sampled_distinct < profile.sampled:

@@ -6,7 +6,7 @@ is taken, and only its details are worked out here.
 """
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pyarrow as pa
@@ -37,7 +37,7 @@ from data.guesses import (
 from data.profile import ColumnProfile
 from data.survey import TOP, Survey
 
-VERSION = 4  # raised when the rules change: the same file may then give another contract
+VERSION = 5  # raised when the rules change: the same file may then give another contract
 
 SETTINGS = [field.name for field in fields(ColumnContract) if field.name not in ("name", "why")]
 
@@ -49,8 +49,11 @@ def infer_contract(
     key: str | None = None,
     label: str | None = None,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    formats: Mapping[str, str] | None = None,
 ) -> Contract:
     """Guess the contract of a surveyed table; `overrides` maps columns to settings.
+
+    `formats` are those of columns of text that were surveyed as what they say.
 
     Raises:
         SpecError: a setting names an unknown column or key.
@@ -61,6 +64,7 @@ def infer_contract(
         if column is not None:
             settings.setdefault(column, {}).setdefault("kind", kind)
     refuse_unknown(settings, survey.schema.names, where="columns")
+    written = dict(formats or {})
 
     pairs = _sparse_pairs(survey.sample)
     scalars = tuple(field.name.lower() for field in survey.schema if is_scalar(field.type))
@@ -79,7 +83,10 @@ def infer_contract(
             scalars=scalars,
             taken=taken,
         )
-        columns.append(_column(seen, settings.get(profile.name, {}), survey))
+        found = _column(seen, settings.get(profile.name, {}), survey)
+        if said := written.get(profile.name, ""):
+            found = replace(found, format=said, why=f"{found.why}; written as {said!r}")
+        columns.append(found)
         taken.setdefault(columns[-1].kind, profile.name)
     if not any(column.kind in ENCODED_KINDS for column in columns):
         reasons = "".join(f"\n  {c.name}: {c.kind}, {c.why}" for c in columns)

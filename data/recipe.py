@@ -12,13 +12,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from data.contract import Contract, SpecError
+from data.contract import Contract, SpecError, check_format_of
 from data.formats import Reading
 from data.inference import VERSION as RULES
 from data.inference import infer_contract
 from data.publication import digest_of, put_once, safe_name
+from data.shards import Mapper
 from data.sources import Source, open_source
 from data.survey import Survey
+from data.surveyed import Formats, stays_text, surveyed
 
 VERSION = 1  # of what is made of a recipe
 
@@ -92,12 +94,29 @@ class Recipe:
         )
         return open_source(self.source, query=self.query, reading=reading)
 
-    def contract_of(self, seen: Survey) -> Contract:
+    def survey(self, mapper: Mapper) -> tuple[Survey, Formats]:
+        """Look at the source, and find how its texts are written where that is not known."""
+        known, given = self.known_contract, self.overrides or {}
+        if known is not None:
+            said, texts = {c.name: c.format for c in known.columns if c.format}, None
+        else:
+            said = {n: str(c["format"]) for n, c in given.items() if c.get("format")}
+            for column, format_ in said.items():
+                check_format_of(column, format_)
+            texts = {n for n, c in given.items() if stays_text(c)} | {self.key, self.label}
+        return surveyed(self.opened, mapper, said=said, texts=texts)
+
+    def contract_of(self, seen: Survey, formats: Formats) -> Contract:
         """The known contract, or one inferred from what was seen of the source."""
         if self.known_contract is not None:
             return self.known_contract
         inferred = infer_contract(
-            seen, name=self.name, key=self.key, label=self.label, overrides=self.overrides
+            seen,
+            name=self.name,
+            key=self.key,
+            label=self.label,
+            overrides=self.overrides,
+            formats=formats,
         )
         return replace(
             inferred, version=self.contract_version, extra=self.extra, csv=self.opened.csv

@@ -44,7 +44,6 @@ from data.recipe import Recipe
 from data.shards import Mapper
 from data.sources import rebatched
 from data.splits import SPLITS
-from data.survey import survey
 from data.working_copy import present
 
 FORMAT, VERSION = "latent-features/snapshot", 1
@@ -230,12 +229,12 @@ def _indexed(recipe: Recipe) -> Snapshot | None:
 
 
 def _ingest(recipe: Recipe, staging: Staging, mapper: Mapper) -> Snapshot:
-    seen = survey(recipe.opened.batches(), recipe.opened.schema, mapper)
+    seen, formats = recipe.survey(mapper)
     if not seen.rows and recipe.contract is None:
         raise SourceError(
             f"{recipe.opened.describe} has no rows; there is nothing to learn from"
         )
-    contract = recipe.contract_of(seen)
+    contract = recipe.contract_of(seen, formats)
     written = _write_parts(recipe, contract, staging, mapper)
     fingerprint = digest_of(
         {

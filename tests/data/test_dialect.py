@@ -213,3 +213,22 @@ def test_a_dialect_comes_back_from_json(dialect: CsvDialect) -> None:
 def test_a_usual_dialect_is_written_as_it_always_was() -> None:
     """A contract is named by its bytes: those of older homes stay what they are."""
     assert list(CsvDialect().to_mapping()) == ["encoding", "delimiter", "decimal"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "decimal"),
+    [
+        (["1,234", "3.5", "12,345", "0.25"], "."),  # more thousands than fractions
+        (["1,234,567", "12,345"], "."),
+        (["1.234.567", "12.345"], ","),
+        (["1,234", "3,5"], ","),
+        (["1,234", "12,345"], ","),  # it may be either
+    ],
+)
+def test_a_mark_between_thousands_is_no_decimal_mark(
+    cells: list[str], decimal: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "t.tsv"
+    path.write_text("\n".join(["name\tx", *(f"a\t{cell}" for cell in cells)]) + "\n")
+
+    assert found_dialect(path, {})[0].decimal == decimal
