@@ -5,8 +5,10 @@
 Rows of 784 bytes (fixed_size_binary) through a 784-500-20 encoder. Ingested once, outside the
 timing. Then reading, the encoder's matrix products and writing, each alone on one thread, in
 core-seconds; the limit is all cores divided by their sum; and the whole, as `latents encode`
-does it, in a process of its own. Where other processes want the cores too, the time of the whole
-is longer than its share says: so the ratio is given by the clock and by core-seconds.
+does it, in a process of its own. They take turns, and medians are of all rounds: a shared
+processor's clock changes by a fifth from one minute to the next. Where other processes want the
+cores too, the time of the whole is longer than its share says: so the ratio is given by the clock
+and by core-seconds.
 
 There are two limits: with the products in float32, as anybody would take them, and with those of
 bytes, as we do where the CPU can (`vae_engine.byte_products`).
@@ -16,12 +18,15 @@ script in each (`tests.benchmarks.encoding_peers`), beside ours. `make bench` ma
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 from time import perf_counter, process_time
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -47,6 +52,8 @@ from vae_engine.networks import MLP
 PIXELS, HIDDEN, LATENTS = 784, 500, 20
 NAME, BATCH_ROWS = "images", 1024
 SOME_ROWS = 131_072  # how many a stage is measured on
+ROUNDS, SEVERAL_TIMES = 5, 1_000_000  # and of how many rows at most
+BYTES = "products of bytes"
 
 
 def say(text: str) -> None:
@@ -216,37 +223,65 @@ def peers(folder: Path, python: str, rows: int, ours: float) -> None:
         say(f"{name:<7} {rate:,.0f} rows/s; ours is {ours / rate:.2f} times as fast")
 
 
+class Round(NamedTuple):
+    """What one turn of everything took."""
+
+    costs: dict[str, float]  # core-microseconds of a row, stage by stage
+    rate: float  # of the whole, in rows a second
+    cost: float  # and its core-microseconds a row
+    peak_mb: float
+
+    def limit(self, *, of_bytes: bool) -> float:
+        """Rows a second, if all cores did nothing but the stages."""
+        other = "products" if of_bytes else BYTES
+        return cores() / sum(cost for name, cost in self.costs.items() if name != other) * 1e6
+
+
+def measured(snapshot: Snapshot, folder: Path, rows: int) -> Round:
+    costs = stages(snapshot, folder)
+    if multiplies_bytes():
+        costs[BYTES] = _products(of_bytes=True)
+    shutil.rmtree(folder / "features", ignore_errors=True)  # of the round before
+    os.sync()  # what was written, so that nobody writes it to the disk meanwhile
+    command = [sys.executable, "-m", "tests.benchmarks.encoding", "whole", str(folder)]
+    done = subprocess.run(
+        [*command, str(snapshot.path)], check=True, capture_output=True, text=True
+    )
+    elapsed_s, core_s, peak_kb = map(float, done.stdout.split())
+    assert open_features(NAME, home=folder).rows == rows
+    return Round(costs, rows / elapsed_s, core_s / rows * 1e6, peak_kb / 1024)
+
+
 def main(rows: int, python: str | None = None) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         snapshot = prepared(folder, rows)
-        costs = stages(snapshot, folder)
-        for stage, cost in costs.items():
+        count = ROUNDS if rows <= SEVERAL_TIMES else 1
+        rounds = [measured(snapshot, folder, rows) for _ in range(count)]
+        for stage in rounds[0].costs:
+            cost = median(one.costs[stage] for one in rounds)
             say(f"{stage} alone: {cost:.2f} core-µs a row")
-        limits = {"float32": cores() / sum(costs.values()) * 1e6}
-        if multiplies_bytes():
-            costs["products"] = _products(of_bytes=True)
-            say(f"products of bytes alone: {costs['products']:.2f} core-µs a row")
-            limits["bytes"] = cores() / sum(costs.values()) * 1e6
-        os.sync()  # what was ingested, so that nobody writes it to the disk meanwhile
-        command = [sys.executable, "-m", "tests.benchmarks.encoding", "whole", name]
-        done = subprocess.run(
-            [*command, str(snapshot.path)], check=True, capture_output=True, text=True
+        rate = median(one.rate for one in rounds)
+        say(
+            f"whole: {rate:,.0f} rows/s, {median(one.cost for one in rounds):.2f} core-µs a row"
         )
-        elapsed_s, core_s, peak_kb = map(float, done.stdout.split())
-        assert open_features(NAME, home=folder).rows == rows
-        by_cores = cores() / (core_s / rows)
-        say(f"whole: {rows / elapsed_s:,.0f} rows/s, {core_s / rows * 1e6:.2f} core-µs a row")
-        say(f"       peak {peak_kb / 1024:,.0f} MB")
-        for kind, limit in limits.items():
+        say(f"       peak {max(one.peak_mb for one in rounds):,.0f} MB")
+        for of_bytes in (False, True) if BYTES in rounds[0].costs else (False,):
+            limits = [one.limit(of_bytes=of_bytes) for one in rounds]
+            by_clock = [one.rate / limit for one, limit in zip(rounds, limits, strict=True)]
+            by_cores = [
+                cores() * 1e6 / one.cost / limit
+                for one, limit in zip(rounds, limits, strict=True)
+            ]
             say(
-                f"limit, products of {kind}: {limit:,.0f} rows/s on {cores()} of {os.cpu_count()} "
-                f"cores; reached by the clock {rows / elapsed_s / limit:.0%}, "
-                f"by core-seconds {by_cores / limit:.0%}"
+                f"limit, products of {'bytes' if of_bytes else 'float32'}: "
+                f"{median(limits):,.0f} rows/s on {cores()} of {os.cpu_count()} cores; reached "
+                f"by the clock {median(by_clock):.0%} ({min(by_clock):.0%} to "
+                f"{max(by_clock):.0%}), by core-seconds {median(by_cores):.0%}"
             )
         if python is not None:
-            peers(folder, python, rows, rows / elapsed_s)
+            peers(folder, python, rows, rate)
 
 
 if __name__ == "__main__":
