@@ -218,15 +218,30 @@ def _pooled(
 def _principal(centered: Tensor, bias: Tensor, variance: Tensor, latents: int) -> Factors:
     """Probabilistic PCA on cells that were divided by their column's spread."""
     cells = len(bias)
-    latents = min(latents, max(cells - 1, 1))
+    latents = min(latents, max(cells - 1, 1), len(centered))
     spread = variance.sqrt()
     standard = centered / spread
-    values, vectors = torch.linalg.eigh(standard.T @ standard / len(standard))
-    values, vectors = values.flip(0), vectors.flip(1)
-    rest = values[latents:].mean() if cells > latents else 0.5 * values[-1]
-    stretch = (values[:latents] - rest).clamp(min=1e-6).sqrt()
+    values, vectors = _principal_axes(standard, latents)
+    left = standard.square().sum() / len(standard) - values.sum()
+    rest = left.clamp(min=0) / (cells - latents) if cells > latents else 0.5 * values[-1]
+    stretch = (values - rest).clamp(min=1e-6).sqrt()
     noise = rest.clamp(min=FLOOR) * variance
-    return Factors(spread[:, None] * vectors[:, :latents] * stretch, bias, noise)
+    return Factors(spread[:, None] * vectors * stretch, bias, noise)
+
+
+def _principal_axes(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalues of x'x / rows, and their vectors as columns.
+
+    Those of xx' / rows are the same, and its matrix is smaller where there are fewer rows than
+    cells, as of pictures.
+    """
+    rows, cells = x.shape
+    if cells <= rows:
+        values, vectors = torch.linalg.eigh(x.T @ x / rows)
+        return values.flip(0)[:count], vectors.flip(1)[:, :count]
+    values, vectors = torch.linalg.eigh(x @ x.T / rows)
+    axes = x.T @ vectors.flip(1)[:, :count]
+    return values.flip(0)[:count].clamp(min=0), axes / axes.norm(dim=0).clamp(min=1e-12)
 
 
 def _real_cells(

@@ -258,3 +258,13 @@ def test_masses_have_nothing_to_be_joined() -> None:
 def test_more_factors_than_cells_are_not_asked_for() -> None:
     assert fit_factors(draws(100, 3), 10, SINGLE[:3]).weight.shape == (3, 2)
     assert fit_factors(draws(100, 1), 10, SINGLE[:1]).weight.shape == (1, 1)
+
+
+def test_fewer_rows_than_cells_are_fitted_as_if_each_came_thrice() -> None:
+    """The covariance is the same, and found from the smaller of two matrices."""
+    y = draws(20, 3) @ draws(3, 50) + 0.3 * draws(20, 50)
+    widths = torch.ones(50, dtype=torch.int64)
+
+    few, many = (fit_factors(rows, 3, widths) for rows in (y, y.repeat(3, 1)))
+
+    close(few.log_prob(y), many.log_prob(y), rtol=1e-6, atol=1e-4)
