@@ -184,11 +184,14 @@ def _cells(array: np.ndarray) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
 
 
-def picture_field(name: str, height: int, width: int, channels: int) -> pa.Field:
-    """A column of pictures: a cell of bytes for each, and their shape."""
+def picture_field(
+    name: str, height: int, width: int, channels: int, scaled_from: str = ""
+) -> pa.Field:
+    """A column of pictures: a cell of bytes for each, their shape, and what they were before."""
     shape = [height, width, *([channels] if channels > 1 else [])]
     kind = pa.binary(height * width * channels)
-    return pa.field(name, kind, metadata={"image_shape": str(shape)})
+    said = {"scaled_from": scaled_from} if scaled_from else {}
+    return pa.field(name, kind, metadata={"image_shape": str(shape), **said})
 
 
 def byte_cells(flat: np.ndarray) -> pa.Array:

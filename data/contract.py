@@ -94,6 +94,7 @@ class ColumnContract:
     height: int | None = None
     width: int | None = None
     channels: int | None = None
+    scaled: bool = False  # pictures of any size are scaled to height × width
     length: int | None = None
     indices: str | None = None
     scaling: str = "standard"  # or "quantile": as a normal, by the train rows' quantiles
@@ -281,8 +282,9 @@ class Contract:
         """What identifies the contract: everything but the reasons."""
         columns = [{**vars(column), "why": ""} for column in self.columns]
         for column in columns:
-            if not column["format"]:
-                del column["format"]  # as it was before there were formats
+            for later in ("format", "scaled"):
+                if not column[later]:
+                    del column[later]  # as it was before there were such
         return digest_of(
             {
                 "name": self.name,

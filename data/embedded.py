@@ -2,10 +2,11 @@
 
 Data sets of pictures are distributed so, in Parquet: the bytes alone, or as the field `bytes` of a
 struct with a `path` beside them (Hugging Face's `datasets`). A column is one of pictures where its
-first cell is; then all have to be, of one size. Grey where every picture is grey, else red, green,
+first cell is; then all have to be, of one size or scaled to one. Grey where every picture is grey, else red, green,
 blue; transparency is dropped.
 """
 
+import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
 
@@ -14,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.arrays import picture_field
-from data.formats import READ_BYTES, Opened, SourceError
-from data.picture import GREY, Look, look_at, pixels_of
+from data.formats import READ_BYTES, Opened
+from data.picture import Common, Pictures, Size, look_at, pixels_of
 
 BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")  # of a PNG and of a JPEG
 FIELD = "bytes"
@@ -41,14 +42,20 @@ def begins_with_pictures(opened: Opened) -> bool:
     return any(some[0].as_py().startswith(BEGINNINGS) for some in files if len(some))
 
 
-def pictures_in(batches: Iterable[pa.RecordBatch], place: str) -> dict[str, Look]:
-    """Read a table to its end; say which columns are pictures, and of what size and mode.
+def pictures_in(
+    batches: Iterable[pa.RecordBatch],
+    place: str,
+    sizes: Mapping[str, Size] | None = None,
+    *,
+    may_scale: bool = True,
+) -> dict[str, Common]:
+    """Read a table to its end; say which columns are pictures, and what these become.
 
     Raises:
-        SourceError: a picture is damaged, too large, of another size than the first, or none;
-            it is called by `place`, column and row.
+        SourceError: a picture is damaged, too large, of another size than the first where they
+            may not be scaled, or none; it is called by `place`, column and row.
     """
-    found: dict[str, Look] = {}
+    found: dict[str, Pictures] = {}
     others: set[str] = set()  # columns that hold something else
     row = 0
     for batch in batches:
@@ -59,12 +66,21 @@ def pictures_in(batches: Iterable[pa.RecordBatch], place: str) -> dict[str, Look
                 if name not in found and not content.startswith(BEGINNINGS):
                     others.add(name)
                     break
-                found[name] = _agreed(content, _called(place, name, row, k), found.get(name))
+                pictures = found.setdefault(name, Pictures((sizes or {}).get(name), may_scale))
+                called = _called(place, name, row, k)
+                pictures.add(look_at(content, called), called)
         row += len(batch)
-    return found
+    return {name: pictures.common() for name, pictures in found.items()}
 
 
-def unpacked(opened: Opened, pictures: Mapping[str, Look], place: str) -> Opened:
+def sizes_in(schema: pa.Schema) -> dict[str, Size]:
+    """The sizes that columns of pictures were scaled to."""
+    scaled = [field for field in schema if b"scaled_from" in (field.metadata or {})]
+    shapes = {field.name: json.loads(field.metadata[b"image_shape"]) for field in scaled}
+    return {name: (shape[0], shape[1]) for name, shape in shapes.items()}
+
+
+def unpacked(opened: Opened, pictures: Mapping[str, Common], place: str) -> Opened:
     """The same table with pixels in the place of pictures."""
     if not pictures:
         return opened
@@ -83,8 +99,8 @@ def unpacked(opened: Opened, pictures: Mapping[str, Look], place: str) -> Opened
                 for k, field in enumerate(schema):
                     if field.name in pictures:
                         called = partial(_called, place, field.name, first + start)
-                        mode = pictures[field.name].mode
-                        cells[k] = _pixels(_files(cells[k]), field.type, mode, called)
+                        one = pictures[field.name]
+                        cells[k] = _pixels(_files(cells[k]), field.type, one, called)
                 yield pa.record_batch(cells, schema=schema)
             first += len(batch)
 
@@ -108,28 +124,17 @@ def _called(place: str, column: str, first: int, k: int) -> str:
     return f"{place}: {column!r} of row {first + k + 1:,}"
 
 
-def _agreed(content: bytes, name: str, before: Look | None) -> Look:
-    """What the pictures so far and this one are; the mode is what all can be given in."""
-    seen = look_at(content, name)
-    if before is not None and seen.size != before.size:
-        raise SourceError(
-            f"{name} is {seen.size}, those before it are {before.size}; resize them"
-        )
-    is_grey = seen.mode in GREY and (before is None or before.mode == "L")
-    return seen._replace(mode="L" if is_grey else "RGB")
-
-
-def _field(name: str, picture: Look) -> pa.Field:
-    return picture_field(name, picture.height, picture.width, len(picture.mode))
+def _field(name: str, one: Common) -> pa.Field:
+    return picture_field(name, one.height, one.width, len(one.mode), one.scaled_from)
 
 
 def _pixels(
-    files: pa.Array, kind: pa.DataType, mode: str, called: Callable[[int], str]
+    files: pa.Array, kind: pa.DataType, one: Common, called: Callable[[int], str]
 ) -> pa.Array:
     """Cells of bytes; `called` names the k-th of the files in an error."""
     pixels = np.zeros((len(files), kind.byte_width), np.uint8)
     for k, content in enumerate(files.to_pylist()):
         if content is not None:
-            pixels[k] = pixels_of(content, mode, called(k))
+            pixels[k] = pixels_of(content, one.mode, called(k), (one.height, one.width))
     seen = files.is_valid().buffers()[1]
     return pa.Array.from_buffers(kind, len(files), [seen, pa.py_buffer(pixels)])

@@ -6,7 +6,7 @@ Two formats go another way: a text table is looked through by the child as its t
 (`data.delimited`), and a `.npy` file holds nothing to parse but a header of bounded length.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from data.formats import (
 )
 from data.json_rows import open_json
 from data.packed import CODECS, bare, codec_of
-from data.picture import Look
+from data.picture import Common
 from data.publication import digest_of, file_digest
 from data.quarantine import is_trusted, look
 
@@ -96,17 +96,17 @@ def file_reader(
 
 
 def _open(path: Path, suffix: str, reading: Reading, seen: State) -> Opened:
-    pictures = {}
+    pictures, scaling = {}, (dict(reading.sizes), reading.may_scale)
     with _unchanged(path, seen):
         if suffix not in (*TEXT, ".npy") and not is_trusted():
-            pictures = look(read_through, path, suffix)
+            pictures = look(read_through, path, suffix, *scaling)
         with as_source_error(path):
             opened = open_csv(path, reading) if suffix in TEXT else OPENERS[suffix](path)
             if is_trusted() and may_be_pictures(opened.schema):
-                pictures = read_through(path, suffix)
+                pictures = read_through(path, suffix, *scaling)
             opened.schema.names  # noqa: B018  # decoded here, where the file can be named
-            looks = {name: Look(*of) for name, of in pictures.items()}
-            opened = unpacked(opened, looks, str(path))
+            common = {name: Common(*one) for name, one in pictures.items()}
+            opened = unpacked(opened, common, str(path))
 
     def guarded() -> Iterator[pa.RecordBatch]:
         with _unchanged(path, seen), as_source_error(path):
@@ -129,15 +129,23 @@ def _unchanged(path: Path, seen: State) -> Iterator[None]:
         raise changed
 
 
-def read_through(path: Path, suffix: str) -> dict[str, Look]:
+def read_through(
+    path: Path,
+    suffix: str,
+    sizes: Mapping[str, Sequence[int]],
+    may_scale: bool,  # noqa: FBT001  # by position: it comes as JSON
+) -> dict[str, Common]:
     """Read a file to its end, and say which columns are pictures.
 
     It is not mapped: mappings count as memory.
     """
+    wanted = {name: (height, width) for name, (height, width) in sizes.items()}
     if suffix in MAPPED:
         with pa.OSFile(str(path)) as source:
-            return pictures_in(arrow_batches(source), str(path))
-    return pictures_in(OPENERS[suffix](path).read(), str(path))
+            rows = arrow_batches(source)
+            return pictures_in(rows, str(path), wanted, may_scale=may_scale)
+    rows = OPENERS[suffix](path).read()
+    return pictures_in(rows, str(path), wanted, may_scale=may_scale)
 
 
 def _digest(path: Path, seen: State) -> str:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from data.arrays import labels_beside
 from data.csv_dialect import CsvDialect
 from data.delimited import dialect_of
+from data.embedded import sizes_in
 from data.files import JSON, TEXT, State, file_reader, state_of, suffix_of
 from data.formats import Opened, Reader, Reading, SourceError
 from data.layout import (
@@ -45,12 +46,18 @@ def folder_readers(where: str, reading: Reading) -> tuple[Reader, ...]:
     kind = format_of(where, map(str, paths))
     files = [path for path in paths if kind_of(path.name) == kind]
     if kind == IS_PICTURES:
-        return (pictures_reader(root, files),)
+        return (pictures_reader(root, files, reading),)
     labels = {labels_beside(path) for path in files}
     tables = _files([path for path in files if path not in labels], root)
     if kind in UNTYPED:
         return _Untyped(tables, reading).readers()
-    return tuple(_reader(file, partial(_open, file, reading)) for file in tables)
+    first = _reader(tables[0], partial(_open, tables[0], reading))
+
+    def open_like_it(file: _File) -> Opened:
+        sizes = {**sizes_in(first.schema), **reading.sizes}  # of pictures that it scales
+        return _open(file, replace(reading, sizes=sizes))
+
+    return (first, *(_reader(file, partial(open_like_it, file)) for file in tables[1:]))
 
 
 def is_many(where: str) -> bool:

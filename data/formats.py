@@ -64,11 +64,16 @@ class Reading:
     `csv` has settings of a person (see `data.csv_dialect.CsvDialect`). `frozen` is the
     dialect that the contract was made with: a file that is plainly of another is refused.
     `types` maps columns of text formats to Arrow types that are known already.
+
+    `sizes` are the heights and widths that pictures are scaled to, by column; without one they
+    are scaled as `data.picture` says, or, where they `may_scale` no more, have to be of one size.
     """
 
     csv: Mapping[str, Any] = field(default_factory=dict)
     frozen: CsvDialect | None = None
     types: Mapping[str, str] = field(default_factory=dict)
+    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    may_scale: bool = True
 
 
 class Opened(NamedTuple):

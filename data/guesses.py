@@ -53,6 +53,7 @@ class Seen:
     type: pa.DataType
     note: bool  # the file says that it describes the row
     shape: Shape | None  # of its images, where the file says
+    scaled_from: str | None  # what they were before, where they are scaled
     places: str | None  # the column that lists the places of these counts
     is_places: bool
     scalars: tuple[str, ...]  # names of columns whose cells are one value, in lower case
@@ -212,6 +213,11 @@ def entries(seen: Seen) -> Guess | None:
     """Lists of numbers are an image, a wide count or a vector."""
     if not (is_list(seen.type) or is_bytes(seen.type)):
         return None
+    if seen.scaled_from is not None:
+        return Guess(
+            "pixels",
+            f"pictures, scaled from {seen.scaled_from}: other sizes by height and width",
+        )
     if seen.shape is not None:
         return Guess("pixels", "the file gives the shape of its images")
     if seen.entry == pa.uint8():

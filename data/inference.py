@@ -78,6 +78,7 @@ def infer_contract(
             type=field.type,
             note=bool((field.metadata or {}).get(b"annotation")),
             shape=declared_shape(survey.schema, profile.name, length),
+            scaled_from=_scaled_from(field),
             places=pairs.get(profile.name),
             is_places=profile.name in pairs.values(),
             scalars=scalars,
@@ -118,6 +119,11 @@ def _column(seen: Seen, settings: Mapping[str, Any], survey: Survey) -> ColumnCo
     return ColumnContract(**{"name": name, "why": why, **details, "kind": kind})
 
 
+def _scaled_from(field: pa.Field) -> str | None:
+    said = (field.metadata or {}).get(b"scaled_from")
+    return None if said is None else said.decode()
+
+
 def _has_gaps(profile: ColumnProfile) -> bool:
     return profile.nulls + profile.null_entries > 0
 
@@ -152,6 +158,7 @@ def _entries(seen: Seen, kind: str, survey: Survey) -> dict[str, Any]:
         shape = seen.shape or square_shape(length)
         details |= dict(zip(("height", "width", "channels"), shape or (), strict=False))
         details |= {"min": 0, "max": _full_intensity(seen)}
+        details["scaled"] = seen.scaled_from is not None
     elif kind == "count" and seen.places is not None:
         details |= {"indices": seen.places, "length": _sparse_length(seen.places, survey)}
     elif kind != "ignore":

@@ -87,10 +87,20 @@ class Recipe:
         known = self.known_contract
         types = {} if known is None else {c.name: c.dtype for c in known.columns}
         types |= {n: str(c["dtype"]) for n, c in (self.overrides or {}).items() if "dtype" in c}
+        sizes: dict[str, Any] = {}
+        if known is not None:
+            sizes = {c.name: (c.height, c.width) for c in known.columns if c.scaled}
+        sizes |= {
+            name: (given["height"], given["width"])
+            for name, given in (self.overrides or {}).items()
+            if "height" in given and "width" in given
+        }
         reading = Reading(
             csv=self.csv or {},
             frozen=None if known is None or self.csv else known.csv,
             types=types,
+            sizes=sizes,
+            may_scale=known is None,
         )
         return open_source(self.source, query=self.query, reading=reading)
 

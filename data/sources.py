@@ -109,7 +109,7 @@ def open_source(
     """
     reading = reading or Reading()
     if not isinstance(source, str | Path):
-        table = _table_reader(source)
+        table = _table_reader(source, reading)
         return Source("the table given", lambda: (table,))
     where = str(source)
     if is_database(where):
@@ -281,7 +281,7 @@ def _named(describe: str, reader: Reader) -> str:
     return describe if describe.endswith(reader.name) or reader.name == "row" else reader.name
 
 
-def _table_reader(table: Any) -> Reader:
+def _table_reader(table: Any, reading: Reading) -> Reader:
     if not hasattr(table, "__arrow_c_stream__"):
         raise SourceError(
             f"a {type(table).__name__} is no source; give a path, or a pyarrow, pandas or "
@@ -289,5 +289,7 @@ def _table_reader(table: Any) -> Reader:
         )
     whole = pa.table(table)
     rows = Opened(whole.schema, lambda: iter(whole.to_batches()))
-    opened = unpacked(rows, pictures_in(rows.read(), "the table given"), "the table given")
+    place = "the table given"
+    pictures = pictures_in(rows.read(), place, reading.sizes, may_scale=reading.may_scale)
+    opened = unpacked(rows, pictures, place)
     return Reader("row", lambda: opened, lambda: content_digest(whole))

@@ -14,7 +14,7 @@ from PIL import Image
 
 import data.embedded
 from data.bucket import S3Path
-from data.formats import SourceError
+from data.formats import Reading, SourceError
 from data.inference import infer_contract
 from data.quarantine import VARIABLE as QUARANTINE
 from data.sources import open_source
@@ -47,8 +47,8 @@ def table(column: pa.Array) -> pa.Table:
     return pa.table({"image": column, "label": pa.array(range(len(column)))})
 
 
-def images(source: Any) -> Sequence[bytes | None]:
-    opened = open_source(source)
+def images(source: Any, reading: Reading | None = None) -> Sequence[bytes | None]:
+    opened = open_source(source, reading=reading)
     return pa.Table.from_batches(opened.batches(), opened.schema)["image"].to_pylist()
 
 
@@ -123,7 +123,32 @@ def test_a_picture_that_does_not_fit_is_named(tmp_path: Path, last: bytes, says:
     path = written(tmp_path, files([png(GREY[0]), None, last]))
 
     with pytest.raises(SourceError, match=f"t.parquet: 'image' of row 3 {says}"):
-        images(path)
+        images(path, Reading(may_scale=False))
+
+
+@pytest.mark.usefixtures("_quarantine")
+def test_pictures_of_several_sizes_are_scaled_to_one(tmp_path: Path) -> None:
+    path = written(tmp_path, files([png(GREY[0]), None, png(COLOUR[:2, :3, 0])]))
+
+    first, missing, last = images(path)
+    wanted, _, _ = images(path, Reading(sizes={"image": (2, 2)}))
+
+    assert (first, missing) == (GREY[0].tobytes(), None)
+    assert last is not None
+    assert wanted is not None
+    assert (len(last), len(wanted)) == (4 * 5, 2 * 2)
+
+
+def test_files_that_follow_the_first_are_scaled_as_it_is(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    for name, sides in (("a", (4, 5, 6)), ("b", (7, 7, 9)), ("c", (3, 3, 3))):
+        pictures = [png(random.integers(0, 256, (side, side), np.uint8)) for side in sides]
+        pq.write_table(table(files(pictures)), tmp_path / f"{name}.parquet")
+
+    found = images(tmp_path)
+
+    assert {len(image or b"") for image in found} == {25}
+    assert len(found) == 9
 
 
 def test_those_of_a_bucket_are_copied_first(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ from PIL import Image
 
 import data.picture
 import data.pictures
+from data.draft import draft_spec
 from data.formats import SourceError
 from data.inference import infer_contract
+from data.snapshot import Snapshot, ingest
 from data.sources import open_source
 from data.survey import survey
 
@@ -70,16 +73,100 @@ def test_jpeg_is_read_and_transparency_is_dropped(tmp_path: Path) -> None:
     assert rows[1]["image"] == clear[..., :3].tobytes()
 
 
-def test_pictures_of_other_sizes_are_named(tmp_path: Path) -> None:
-    for name, shape in (("a.png", (4, 5)), ("b.png", (4, 6)), ("c.png", (4, 7))):
+def test_pictures_of_several_sizes_are_scaled_to_their_medians(tmp_path: Path) -> None:
+    shapes = {"a.png": (40, 20, 3), "b.png": (50, 30, 3), "c.png": (60, 90, 3)}
+    for name, shape in shapes.items():
         picture(tmp_path / name, shape)
+    source = open_source(tmp_path)
+    column = infer_contract(survey(source.batches(), source.schema), name="pets")["image"]
 
-    with pytest.raises(SourceError) as caught:
-        rows_of(tmp_path)
-    assert str(caught.value) == (
-        f"2 of 3 pictures have another size than the first: {tmp_path}/b.png is 6 × 4, "
-        f"{tmp_path}/a.png is 5 × 4; resize them"
-    )
+    assert (column.height, column.width, column.channels, column.scaled) == (50, 30, 3, True)
+    assert "scaled from 3 sizes between 20 × 40 and 90 × 60" in column.why
+    images = {row["id"]: row["image"] for row in rows_of(tmp_path)}
+    middle = np.asarray(Image.open(tmp_path / "b.png"))
+    assert images["b.png"] == middle.tobytes()
+    assert len(images["c.png"]) == 50 * 30 * 3
+
+
+def test_a_scaled_picture_looks_like_it(tmp_path: Path) -> None:
+    """Dark left, light right, at any size: averages, not the nearest of its pixels."""
+    ramp = np.linspace(0, 255, 200).astype(np.uint8)
+    Image.fromarray(np.tile(ramp, (150, 1))).save(tmp_path / "a.png")
+
+    (row,) = rows_of(tmp_path)
+
+    pixels = np.frombuffer(row["image"], np.uint8).reshape(48, 64).astype(float)
+    assert pixels[0] == pytest.approx(np.linspace(2, 253, 64), abs=3)
+    assert np.ptp(pixels, axis=0).max() <= 1
+
+
+def kept(folder: Path, root: Path, **settings: Any) -> Snapshot:
+    return ingest(folder, name="pets", root=root, **settings)
+
+
+def test_later_pictures_of_any_size_are_scaled_alike(tmp_path: Path) -> None:
+    for k, shape in enumerate([(8, 9), (10, 11), (12, 13)]):
+        picture(tmp_path / "one" / f"{k}.png", shape)
+        picture(tmp_path / "two" / f"{k}.png", (30, 20))
+
+    first, later = (kept(tmp_path / name, tmp_path / "root") for name in ("one", "two"))
+
+    assert (first.contract["image"].height, first.contract["image"].width) == (10, 11)
+    assert first.contract.digest == later.contract.digest
+    assert later.table()["image"].type.byte_width == 10 * 11
+
+
+def test_later_pictures_of_another_size_are_named_where_the_first_had_one(
+    tmp_path: Path,
+) -> None:
+    for k, shape in enumerate([(4, 5), (4, 6)]):
+        picture(tmp_path / "one" / f"{k}.png", (4, 5))
+        picture(tmp_path / "two" / f"{k}.png", shape)
+    assert not kept(tmp_path / "one", tmp_path / "root").contract["image"].scaled
+
+    with pytest.raises(
+        SourceError, match=r"two/1.png is 6 × 4, those before it are 5 × 4; resize them, or set"
+    ):
+        kept(tmp_path / "two", tmp_path / "root")
+
+
+def test_a_person_may_say_the_size(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / "pets" / name, (8, 8, 3))
+    said = {"image": {"height": 2, "width": 4}}
+
+    column = kept(tmp_path / "pets", tmp_path / "a", overrides=said).contract["image"]
+    same = {"image": {"height": 8, "width": 8}}
+    plain = kept(tmp_path / "pets", tmp_path / "b", overrides=same).contract["image"]
+
+    assert (column.height, column.width, column.entries, column.scaled) == (2, 4, 24, True)
+    assert not plain.scaled
+
+
+def test_large_pictures_are_scaled_unless_a_person_says_their_size(tmp_path: Path) -> None:
+    picture(tmp_path / "pets" / "a.png", (130, 260))
+
+    column = kept(tmp_path / "pets", tmp_path / "a").contract["image"]
+    said = {"image": {"height": 130, "width": 260}}
+    whole = kept(tmp_path / "pets", tmp_path / "b", overrides=said).contract["image"]
+
+    assert (column.height, column.width) == (32, 64)
+    assert "scaled from 260 × 130" in column.why
+    assert (whole.height, whole.width, whole.scaled) == (130, 260, False)
+
+
+def test_the_draft_leads_to_the_same_contract(tmp_path: Path) -> None:
+    for k in range(3):
+        picture(tmp_path / "pets" / f"{k}.png", (8 + k, 9))
+
+    spec = tomllib.loads(draft_spec(str(tmp_path / "pets"), name="pets"))
+
+    drafted = spec["dataset"]["columns"]
+    contract = kept(tmp_path / "pets", tmp_path / "a").contract
+    again = kept(
+        tmp_path / "pets", tmp_path / "b", key="id", overrides={"image": drafted["image"]}
+    ).contract
+    assert again.digest == contract.digest
 
 
 def test_the_digest_changes_when_a_picture_does(tmp_path: Path) -> None:
