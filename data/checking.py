@@ -14,20 +14,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.cells import is_fixed, is_number, matrix, null_entries, numbers, value_type
+from data.cells import is_fixed, is_number, matrix, null_entries, numbers
 from data.conform import MisfitError, conform_column, conform_indices
 from data.contract import ROW_ID, ColumnContract, Contract, hint
 from data.duplicates import Duplicates
-from data.policies import rounded_decimals, treated
+from data.policies import read, rounded_decimals, treated
 from data.splits import hash_keys
-from data.written import read_as
 
 SHOWN_ROWS = 5
 EXACT_IN_FLOAT32 = 2**24
 EXACT_IN_FLOAT64 = 2**53
 
 WAYS_OUT = {
-    "unreadable": "write them like the others, or correct format",
+    "unreadable": "write them like the others, correct format, or set unreadable = 'null'",
     "null": "fill them, or set nulls = 'allow'",
     "all_null": "every cell is null; nothing can be learned from it, set kind = 'ignore'",
     "infinite": "make them null or finite, or set infinite = 'null'",
@@ -172,7 +171,8 @@ class Checker:
         """Count what a policy lets pass, as "<column>.<policy>".
 
         `null`, `null_entries` (of vectors that are not null), `unknown` (a category),
-        `infinite` (taken for null), `clipped`, `rounded` (decimals that a double does not hold).
+        `infinite` and `unreadable` (taken for null), `clipped`, `rounded` (decimals that a double
+        does not hold).
         """
         counts = {f"{column}.null": count for column, count in self._nulls.items() if count}
         counts |= +self._treated
@@ -193,13 +193,10 @@ class Checker:
         try:
             if missing:
                 raise MisfitError(f"missing; {hint(missing[0], raw)}")
-            found = raw[column.name]
-            if column.format and pa.types.is_string(value_type(found.type)):
-                read, unread = read_as(found.combine_chunks(), column.format)
-                self._note(column.name, "unreadable", unread, names)
-                found = _chunked(read)
+            found, unreadable, passed = read(raw[column.name], column)
+            self._note(column.name, "unreadable", unreadable, names)
             conformed, counts = treated(conform_column(found, column), column)
-            counts["rounded"] = rounded_decimals(found, conformed.type)
+            counts |= {"unreadable": passed, "rounded": rounded_decimals(found, conformed.type)}
             self._treated.update(
                 {f"{column.name}.{code}": n for code, n in counts.items() if n}
             )

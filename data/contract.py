@@ -39,9 +39,11 @@ KINDS = (*ENCODED_KINDS, *CARRIED_KINDS, "ignore")
 CHOICES = {
     "nulls": ("allow", "refuse"),
     "infinite": ("refuse", "null"),
+    "unreadable": ("refuse", "null"),
     "outside": ("refuse", "clip"),
     "scaling": ("standard", "quantile"),
 }
+LATER = {"format": "", "scaled": False, "unreadable": "refuse"}  # and what they are by default
 CYCLES = ("day", "week", "year")
 
 OTHER = "(other)"  # the category that rare values share
@@ -101,6 +103,7 @@ class ColumnContract:
     timezone: str = "UTC"
     cycles: tuple[str, ...] = ()
     format: str = ""  # of a column of text, how its numbers or times are written
+    unreadable: str = "refuse"  # or "null": a cell that is written otherwise
     why: str = ""
 
     def __post_init__(self) -> None:
@@ -281,10 +284,10 @@ class Contract:
     def digest(self) -> str:
         """What identifies the contract: everything but the reasons."""
         columns = [{**vars(column), "why": ""} for column in self.columns]
-        for column in columns:
-            for later in ("format", "scaled"):
-                if not column[later]:
-                    del column[later]  # as it was before there were such
+        for column in columns:  # as they were before there were such settings
+            for later, default in LATER.items():
+                if column[later] == default:
+                    del column[later]
         return digest_of(
             {
                 "name": self.name,

@@ -35,10 +35,13 @@ def draft_spec(source: str, *, name: str, query: str | None = None) -> str:
         SourceError: it cannot be read, has no rows, or nothing that a model could read.
     """
     opened = open_source(source, query=query, reading=Reading())
-    seen, formats = surveyed(opened, said={})
+    seen, formats, nearly = surveyed(opened, said={})
     if not seen.rows:
         raise SourceError(f"{opened.describe} has no rows; there is nothing to learn from")
-    contract, profile = infer_contract(seen, name=name, formats=formats), seen.profile()
+    contract, profile = (
+        infer_contract(seen, name=name, formats=formats, nearly=nearly),
+        seen.profile(),
+    )
     lines = [
         _note(f"{opened.describe}: {seen.rows:,} rows, {len(contract.columns)} columns."),
         "# Each line was guessed from the data, for the reason beside it: correct what is wrong.",

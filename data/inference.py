@@ -50,10 +50,12 @@ def infer_contract(
     label: str | None = None,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     formats: Mapping[str, str] | None = None,
+    nearly: Mapping[str, str] | None = None,
 ) -> Contract:
     """Guess the contract of a surveyed table; `overrides` maps columns to settings.
 
-    `formats` are those of columns of text that were surveyed as what they say.
+    `formats` are those of columns of text that were surveyed as what they say, `nearly` those that
+    a few cells do not have: the reasons name them.
 
     Raises:
         SpecError: a setting names an unknown column or key.
@@ -64,7 +66,7 @@ def infer_contract(
         if column is not None:
             settings.setdefault(column, {}).setdefault("kind", kind)
     refuse_unknown(settings, survey.schema.names, where="columns")
-    written = dict(formats or {})
+    written, almost = dict(formats or {}), dict(nearly or {})
 
     pairs = _sparse_pairs(survey.sample)
     scalars = tuple(field.name.lower() for field in survey.schema if is_scalar(field.type))
@@ -84,9 +86,12 @@ def infer_contract(
             scalars=scalars,
             taken=taken,
         )
-        found = _column(seen, settings.get(profile.name, {}), survey)
+        given = settings.get(profile.name, {})
+        found = _column(seen, given, survey)
         if said := written.get(profile.name, ""):
             found = replace(found, format=said, why=f"{found.why}; written as {said!r}")
+        elif (said := almost.get(profile.name, "")) and "kind" not in given:
+            found = replace(found, why=f"{found.why}; but for a few cells written as {said!r}")
         columns.append(found)
         taken.setdefault(columns[-1].kind, profile.name)
     if not any(column.kind in ENCODED_KINDS for column in columns):

@@ -1,7 +1,8 @@
 """What a contract lets pass, done to the cells and counted: nothing changes in silence.
 
-`infinite = "null"` takes an infinite cell for one that was not observed. `outside = "clip"`
-moves a cell to the bound that it is beyond. A decimal becomes a double, and the cells that a
+`infinite = "null"` takes an infinite cell for one that was not observed, and `unreadable = "null"` a
+cell of text that is not written as the column's format says. `outside = "clip"` moves a cell to the
+bound that it is beyond. A decimal becomes a double, and the cells that a
 double does not hold exactly are counted.
 """
 
@@ -11,10 +12,38 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.cells import column_of, holds_floats, is_bytes, is_fixed, is_number, matrix, numbers
+from data.cells import (
+    column_of,
+    holds_floats,
+    is_bytes,
+    is_fixed,
+    is_number,
+    matrix,
+    numbers,
+    value_type,
+)
 from data.contract import ColumnContract
+from data.written import read_as
 
 Treated = tuple[pa.Array, Counter[str]]
+
+
+def read(
+    cells: pa.ChunkedArray, column: ColumnContract
+) -> tuple[pa.ChunkedArray, np.ndarray, int]:
+    """Return text as what the column's format says, null where it cannot be read.
+
+    Returns:
+        The cells; which of them break the contract so; and how many the policy lets pass.
+    """
+    if not column.format or not pa.types.is_string(value_type(cells.type)):
+        return cells, np.zeros(0, bool), 0
+    found, unreadable = read_as(cells.combine_chunks(), column.format)
+    bad = unreadable.to_numpy(zero_copy_only=False)
+    whole = pa.chunked_array([found])
+    return (
+        (whole, bad, 0) if column.unreadable == "refuse" else (whole, bad[:0], int(bad.sum()))
+    )
 
 
 def treated(cells: pa.Array, column: ColumnContract) -> Treated:

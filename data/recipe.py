@@ -19,8 +19,7 @@ from data.inference import infer_contract
 from data.publication import digest_of, put_once, safe_name
 from data.shards import Mapper
 from data.sources import Source, open_source
-from data.survey import Survey
-from data.surveyed import Formats, stays_text, surveyed
+from data.surveyed import Surveyed, stays_text, surveyed
 
 VERSION = 1  # of what is made of a recipe
 
@@ -104,7 +103,7 @@ class Recipe:
         )
         return open_source(self.source, query=self.query, reading=reading)
 
-    def survey(self, mapper: Mapper) -> tuple[Survey, Formats]:
+    def survey(self, mapper: Mapper) -> Surveyed:
         """Look at the source, and find how its texts are written where that is not known."""
         known, given = self.known_contract, self.overrides or {}
         if known is not None:
@@ -116,17 +115,18 @@ class Recipe:
             texts = {n for n, c in given.items() if stays_text(c)} | {self.key, self.label}
         return surveyed(self.opened, mapper, said=said, texts=texts)
 
-    def contract_of(self, seen: Survey, formats: Formats) -> Contract:
+    def contract_of(self, found: Surveyed) -> Contract:
         """The known contract, or one inferred from what was seen of the source."""
         if self.known_contract is not None:
             return self.known_contract
         inferred = infer_contract(
-            seen,
+            found.seen,
             name=self.name,
             key=self.key,
             label=self.label,
             overrides=self.overrides,
-            formats=formats,
+            formats=found.formats,
+            nearly=found.nearly,
         )
         return replace(
             inferred, version=self.contract_version, extra=self.extra, csv=self.opened.csv

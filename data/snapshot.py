@@ -229,12 +229,12 @@ def _indexed(recipe: Recipe) -> Snapshot | None:
 
 
 def _ingest(recipe: Recipe, staging: Staging, mapper: Mapper) -> Snapshot:
-    seen, formats = recipe.survey(mapper)
-    if not seen.rows and recipe.contract is None:
+    found = recipe.survey(mapper)
+    if not found.seen.rows and recipe.contract is None:
         raise SourceError(
             f"{recipe.opened.describe} has no rows; there is nothing to learn from"
         )
-    contract = recipe.contract_of(seen, formats)
+    contract = recipe.contract_of(found)
     written = _write_parts(recipe, contract, staging, mapper)
     fingerprint = digest_of(
         {
@@ -246,7 +246,7 @@ def _ingest(recipe: Recipe, staging: Staging, mapper: Mapper) -> Snapshot:
     )[:16]
     valid, test = recipe.split
     staging.add_file("contract.json", contract.to_json().encode())
-    staging.add_file("profile.json", seen.profile().to_json().encode())
+    staging.add_file("profile.json", found.seen.profile().to_json().encode())
     header = {
         "format": FORMAT,
         "format_version": VERSION,

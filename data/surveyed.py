@@ -5,7 +5,7 @@ written so. Most tables have none, and are read once.
 """
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -13,10 +13,21 @@ from data.guesses import is_named_apart
 from data.shards import Mapper
 from data.sources import Source
 from data.survey import Survey, survey
-from data.written import format_of, formats_in, read_as
+from data.written import format_of, formats_in, nearly_in, read_as
 
 QUANTITIES = ("continuous", "positive", "count", "timestamp")
 Formats = Mapping[str, str]  # of columns
+
+
+class Surveyed(NamedTuple):
+    """What was seen of a source, and how its columns of text are written.
+
+    `nearly` are the formats that only a few cells of a column do not have.
+    """
+
+    seen: Survey
+    formats: Formats
+    nearly: Formats
 
 
 def surveyed(
@@ -25,8 +36,8 @@ def surveyed(
     *,
     said: Formats,
     texts: Collection[str | None] | None = (),
-) -> tuple[Survey, Formats]:
-    """Look at all rows; return what was seen, and the formats that columns of text have.
+) -> Surveyed:
+    """Look at all rows of a source.
 
     Args:
         source: what to read.
@@ -36,7 +47,7 @@ def surveyed(
     """
     seen, _ = _seen(source, said, mapper)
     if texts is None:
-        return seen, said
+        return Surveyed(seen, said, {})
     candidates = [
         field.name
         for field in seen.schema
@@ -45,12 +56,14 @@ def surveyed(
         and not is_named_apart(field.name)
     ]
     found = formats_in(seen.sample, candidates)
+    nearly = nearly_in(seen.sample, [name for name in candidates if name not in found])
     while found:
         again, unread = _seen(source, {**said, **found}, mapper)
         if not unread & found.keys():
-            return again, {**said, **found}
+            return Surveyed(again, {**said, **found}, nearly)
+        nearly |= {name: found[name] for name in found.keys() & unread}
         found = {name: found[name] for name in found.keys() - unread}
-    return seen, said
+    return Surveyed(seen, said, nearly)
 
 
 def stays_text(settings: Mapping[str, Any]) -> bool:

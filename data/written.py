@@ -58,7 +58,8 @@ CODES = {
     "%z": r"(?:Z|[+-]\d{2}:?\d{2})",
 }
 COMMA, MARKED = "234,5", 0.1  # "20,22" among 3, 9 and 11 names two of them
-FIRST_CELLS = 64  # by which codes are told
+FIRST_CELLS, FEW_CELLS = 64, 5  # by which codes are told, and formats with exceptions
+STRAY = 0.05  # of the distinct cells
 
 
 class Format(NamedTuple):
@@ -108,13 +109,39 @@ def formats_in(rows: pa.Table, names: Iterable[str]) -> dict[str, str]:
     """
     found = {}
     for name in names:
-        cells = pc.unique(_trimmed(rows[name].combine_chunks())).drop_null()
-        known = cells.filter(pc.invert(pc.is_in(cells, value_set=pa.array(sorted(MISSING)))))
-        if len(known):
-            fitting = list(_fitting(known))
-            if len(fitting) == 1:
-                found[name] = fitting[0]
+        cells = _distinct(rows[name])
+        fitting = list(_fitting(cells)) if len(cells) else []
+        if len(fitting) == 1:
+            found[name] = fitting[0]
     return found
+
+
+def nearly_in(rows: pa.Table, names: Iterable[str]) -> dict[str, str]:
+    """Find what a few stray cells keep from being the formats of these columns."""
+    found = {}
+    for name in names:
+        cells = _distinct(rows[name])
+        some = cells.slice(0, FEW_CELLS).to_pylist()
+        possible = dict.fromkeys(said for cell in some for said in _possible(cell))
+        strays = {said: _misfits(cells, said) for said in possible}
+        best = min(strays, key=lambda said: strays[said], default="")
+        if best and 0 < strays[best] <= STRAY * len(cells):
+            found[name] = best
+    return found
+
+
+def _distinct(column: pa.ChunkedArray) -> pa.Array:
+    """The cells that are there, each once."""
+    cells = pc.unique(_trimmed(column.combine_chunks())).drop_null()
+    return cells.filter(pc.invert(pc.is_in(cells, value_set=pa.array(sorted(MISSING)))))
+
+
+def _possible(cell: str) -> Iterator[str]:
+    """The formats that one cell has, and digits alone are a number."""
+    if re.fullmatch(r"[1-9]\d*", cell):
+        yield STYLES[0]
+    yield from _number_formats([cell])
+    yield from (said for said in TIMES if re.fullmatch(_pattern(said), cell))
 
 
 def _fitting(cells: pa.Array) -> Iterator[str]:

@@ -71,9 +71,25 @@ def test_a_cell_that_is_written_otherwise_leaves_a_new_column_text(tmp_path: Pat
     prices = [f"${k % 50}" for k in range(20_000)] + ["call us"]
     source = pa.table({"price": prices, "x": np.arange(20_001) % 7 + 0.5})
 
-    contract = kept(source, tmp_path).contract
+    column = kept(source, tmp_path).contract["price"]
 
-    assert (contract["price"].kind, contract["price"].format) == ("categorical", "")
+    assert (column.kind, column.format) == ("categorical", "")
+    assert column.why.endswith("; but for a few cells written as '$1234.5'")
+
+
+def test_stray_cells_are_null_where_a_person_says_so(tmp_path: Path) -> None:
+    amounts_ = [str(k % 90) for k in range(500)]
+    amounts_[7] = amounts_[400] = "Total"
+    source = tmp_path / "t.csv"
+    pa.csv.write_csv(pa.table({"a": amounts_, "b": np.arange(500) % 7 + 0.5}), source)
+    assert "but for a few cells written as '1234.5'" in draft_spec(str(source), name="orders")
+
+    said = {"a": {"kind": "continuous", "format": "1234.5", "unreadable": "null"}}
+    snapshot = kept(source, tmp_path, overrides=said)
+
+    assert snapshot.table()["a"].null_count == 2
+    assert snapshot.manifest["counts"] == {"a.null": 2, "a.unreadable": 2}
+    assert snapshot.contract["a"].nulls == "allow"
 
 
 def test_later_rows_are_held_to_the_format(tmp_path: Path) -> None:

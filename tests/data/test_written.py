@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.written import STYLES, TIMES, format_of, formats_in, read_as
+from data.written import STYLES, TIMES, format_of, formats_in, nearly_in, read_as
 
 
 def found(*cells: str | None) -> str | None:
@@ -93,6 +93,25 @@ def test_what_all_cells_have_is_their_format(
 )
 def test_other_text_has_no_format(cells: list[str | None]) -> None:
     assert found(*cells) is None
+
+
+@pytest.mark.parametrize(
+    ("cells", "stray", "said"),
+    [
+        ([str(k) for k in range(1, 99)], "Total", "1234.5"),
+        ([f"${k}.5" for k in range(99)], "call us", "$1234.5"),
+        ([f"{k % 28 + 1}.{k % 12 + 1}.{1900 + k}" for k in range(99)], "never", "%d.%m.%Y"),
+    ],
+)
+def test_what_strays_keep_from_being_a_format_is_named(
+    cells: list[str], stray: str, said: str
+) -> None:
+    def nearly(*some: str) -> str | None:
+        return nearly_in(pa.table({"x": some}), ["x"]).get("x")
+
+    assert nearly(*cells, stray) == nearly(stray, *cells) == said
+    assert nearly(*cells) is None  # none is one
+    assert nearly(*cells[:9], *[f"{stray} {k}" for k in range(9)]) is None
 
 
 def test_marks_of_what_is_missing_are_null_and_no_failure() -> None:
