@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.formats import DAMAGE, SourceError
 
@@ -120,8 +120,9 @@ def look_at(picture: Path | bytes, name: str) -> Look:
     """
     with _opened(picture, name) as seen, _explained(name):
         seen.verify()
-    pixels_of(picture, seen.mode, name)
-    return Look(seen.width, seen.height, seen.mode)
+    with _opened(picture, name) as seen, _explained(name):
+        upright = _upright(seen)
+        return Look(upright.width, upright.height, seen.mode)
 
 
 def pixels_of(
@@ -129,16 +130,22 @@ def pixels_of(
 ) -> np.ndarray:
     """Its pixels, row by row: "L" gives one byte for each, "RGB" three.
 
-    Scaled to `size`, where it is given, by averages of the pixels that fall together.
+    Turned as its camera says that it was held. Scaled to `size`, where it is given, by averages of the pixels that fall together.
 
     Raises:
         SourceError: as `look_at` does, but for checksums.
     """
     with _opened(picture, name) as seen, _explained(name):
-        plain = seen.convert(mode)
+        plain = _upright(seen).convert(mode)
         if size is not None and plain.size != size[::-1]:
             plain = plain.resize(size[::-1], Image.Resampling.BILINEAR)
         return np.asarray(plain).reshape(-1)
+
+
+def _upright(seen: Image.Image) -> Image.Image:
+    """The picture as its camera was held, unpacked."""
+    seen.load()  # before that, what a PNG says at its end is not known
+    return ImageOps.exif_transpose(seen) if seen.getexif() else seen
 
 
 @contextmanager

@@ -143,6 +143,21 @@ def test_a_person_may_say_the_size(tmp_path: Path) -> None:
     assert not plain.scaled
 
 
+def test_a_photograph_stands_as_its_camera_was_held(tmp_path: Path) -> None:
+    upright = RANDOM.integers(0, 256, (8, 16, 3), np.uint8)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter to the right, when it is shown
+    lying = Image.fromarray(np.rot90(upright))
+    lying.save(tmp_path / "a.png", exif=turned)
+
+    source = open_source(tmp_path)
+    (row,) = rows_of(tmp_path)
+
+    column = infer_contract(survey(source.batches(), source.schema), name="pets")["image"]
+    assert (column.height, column.width) == (8, 16)
+    assert row["image"] == upright.tobytes()
+
+
 def test_large_pictures_are_scaled_unless_a_person_says_their_size(tmp_path: Path) -> None:
     picture(tmp_path / "pets" / "a.png", (130, 260))
 
