@@ -103,12 +103,12 @@ def sample_rows(snapshot: Snapshot, limit: int) -> pa.Table:
 
 
 def _lowest(snapshot: Snapshot, split: str, rows: int) -> pa.Table:
+    """In the order of their keys, which mixes rows that a file has class by class."""
     kept: pa.Table | None = None
     for table in _tables(snapshot, split):
         kept = table if kept is None else pa.concat_tables([kept, table])
-        if len(kept) > rows:
-            order = handoff.row_keys(kept[snapshot.key]).argsort(stable=True)
-            kept = kept.take(pa.array(order[:rows].numpy()))
+        order = handoff.row_keys(kept[snapshot.key]).argsort(stable=True)
+        kept = kept.take(pa.array(order[:rows].numpy()))
     assert kept is not None, "a snapshot has at least one part"
     return kept
 

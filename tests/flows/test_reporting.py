@@ -4,18 +4,22 @@ import base64
 import io
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from data.encoding import EncodedColumn
+from data.snapshot import ingest
 from flows.reporting import fidelity, following, latent_map, pictures
 from flows.reporting.charts import Axis, binned, histogram, lines, number, path, steps
+from flows.reporting.specimen import sample_rows
 
 FINITE = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -269,3 +273,15 @@ def test_a_column_that_is_bounded_below_is_shown_by_logarithm() -> None:
     ticks = fidelity.marginal(declared, cells, cells).ticks
 
     assert all(float(tick.text.replace(",", "")) > 0 for tick in ticks)
+
+
+def test_rows_of_a_file_in_order_are_shown_mixed(tmp_path: Path) -> None:
+    """Few rows, too: the pictures shown first are not all of one class."""
+    rows = pa.table({"x": np.arange(400.0), "label": [f"c{k // 100}" for k in range(400)]})
+    snapshot = ingest(rows, name="sorted", root=tmp_path, label="label")
+
+    shown = sample_rows(snapshot, 1000)
+
+    assert len(shown) == 400
+    assert shown["split"].to_pylist()[0] == "test"
+    assert len({*shown["label"].to_pylist()[:16]}) == 4
