@@ -53,8 +53,10 @@ def found_dialect(path: Path, given: Mapping[str, Any]) -> tuple[CsvDialect, fro
     delimiter = given.get("delimiter") or _delimiter(lines, may_be_blank=not _is_csv(path))
     if lines and delimiter in lines[0]:
         sure.add("delimiter")
-    decimal = given.get("decimal") or _decimal(text, delimiter)
-    if decimal is not None:
+    decimal, is_told = (
+        (given["decimal"], True) if "decimal" in given else _decimal(text, delimiter)
+    )
+    if is_told:
         sure.add("decimal")
     whole = len(start) < BLOCK_BYTES
     cells = _cells(text[:SAMPLE_BYTES], delimiter, whole=whole and len(text) <= SAMPLE_BYTES)
@@ -203,14 +205,14 @@ def _have_row_names(lines: Sequence[Sequence[str]]) -> bool:
     return more and any(cells[-1] for cells in rows)
 
 
-def _decimal(text: str, delimiter: str) -> str | None:
-    """The mark before the fraction of numbers, if there is a number that has one.
+def _decimal(text: str, delimiter: str) -> tuple[str | None, bool]:
+    """The mark before the fraction of numbers, if there is a number that has one; and whether it is sure.
 
-    A mark before three digits may part thousands, and counts only where no other tells; two of
-    them in a number do.
+    A mark before three digits may part thousands, as two of them in a number do: it counts only
+    where nothing else tells.
     """
     if delimiter == ",":
-        return None
+        return None, False
     edge, blanks = re.escape(delimiter), "" if delimiter == " " else " *"
     cell = rf'(?:^|{edge})"?{blanks}[+-]?%s{blanks}"?(?={edge}|\r?$)'
 
@@ -218,14 +220,16 @@ def _decimal(text: str, delimiter: str) -> str | None:
         pattern = cell % number.replace("M", re.escape(mark))
         return sum(1 for _ in re.finditer(pattern, text, re.MULTILINE))
 
-    for other, mark in (",.", ".,"):
-        if count(r"[1-9]\d{0,2}(?:M\d{3}){2,}", other):
-            return mark
-    for fraction in (r"(?![1-9]\d{0,2}M\d{3}\b)\d+M\d+", r"\d+M\d+"):
-        counts = {mark: count(fraction, mark) for mark in ",."}
+    found_by = (
+        (True, lambda mark: count(r"(?![1-9]\d{0,2}M\d{3}\b)\d+M\d+", mark)),
+        (True, lambda mark: count(r"[1-9]\d{0,2}(?:M\d{3}){2,}", "." if mark == "," else ",")),
+        (False, lambda mark: count(r"\d+M\d+", mark)),
+    )
+    for is_sure, counted in found_by:
+        counts = {mark: counted(mark) for mark in ",."}
         if any(counts.values()):
-            return max(",.", key=lambda mark: counts[mark])
-    return None
+            return max(counts, key=lambda mark: counts[mark]), is_sure
+    return None, False
 
 
 def _cells(text: str, delimiter: str, *, whole: bool) -> list[list[str]]:

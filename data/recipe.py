@@ -90,7 +90,7 @@ class Recipe:
         if known is not None:
             sizes = {c.name: (c.height, c.width) for c in known.columns if c.scaled}
         sizes |= {
-            name: (given["height"], given["width"])
+            name: _size(name, given)
             for name, given in (self.overrides or {}).items()
             if "height" in given and "width" in given
         }
@@ -150,3 +150,12 @@ class Recipe:
     @property
     def _contract_path(self) -> Path:
         return self.folder / ".index" / f"contract-{self.settings_digest}.json"
+
+
+def _size(column: str, given: Mapping[str, Any]) -> tuple[int, int]:
+    size = given["height"], given["width"]
+    if not all(type(side) is int and side > 0 for side in size):
+        raise SpecError(
+            f"column {column!r}: height and width are numbers of pixels, not {size}"
+        )
+    return size

@@ -222,6 +222,7 @@ def test_a_usual_dialect_is_written_as_it_always_was() -> None:
         (["1,234,567", "12,345"], "."),
         (["1.234.567", "12.345"], ","),
         (["1,234", "3,5"], ","),
+        (["12.345.678", "3.5"], "."),  # a number of a person, and one
         (["1,234", "12,345"], ","),  # it may be either
     ],
 )
@@ -231,4 +232,7 @@ def test_a_mark_between_thousands_is_no_decimal_mark(
     path = tmp_path / "t.tsv"
     path.write_text("\n".join(["name\tx", *(f"a\t{cell}" for cell in cells)]) + "\n")
 
-    assert found_dialect(path, {})[0].decimal == decimal
+    dialect, sure = found_dialect(path, {})
+
+    assert dialect.decimal == decimal
+    assert ("decimal" in sure) == (len({*cells} - {"1,234", "12,345"}) > 0)

@@ -9,6 +9,7 @@ from PIL import Image
 
 import data.picture
 import data.pictures
+from data.contract import SpecError
 from data.draft import draft_spec
 from data.formats import SourceError
 from data.inference import infer_contract
@@ -156,6 +157,20 @@ def test_a_photograph_stands_as_its_camera_was_held(tmp_path: Path) -> None:
     column = infer_contract(survey(source.batches(), source.schema), name="pets")["image"]
     assert (column.height, column.width) == (8, 16)
     assert row["image"] == upright.tobytes()
+
+
+@pytest.mark.parametrize("height", [0, -1, 2.5, "8", True])
+def test_a_size_that_is_none_is_refused(tmp_path: Path, height: object) -> None:
+    picture(tmp_path / "pets" / "a.png")
+
+    with pytest.raises(
+        SpecError, match="column 'image': height and width are numbers of pixels"
+    ):
+        kept(
+            tmp_path / "pets",
+            tmp_path / "a",
+            overrides={"image": {"height": height, "width": 8}},
+        )
 
 
 def test_large_pictures_are_scaled_unless_a_person_says_their_size(tmp_path: Path) -> None:

@@ -172,3 +172,16 @@ def test_the_draft_says_the_format_and_leads_to_the_same_contract(tmp_path: Path
 
     assert 'format = "$1,234.5"' in text
     assert 'day = { kind = "carry", format = "%m/%d/%Y" }' in text
+
+
+def test_thousands_alone_in_a_later_file_are_no_fractions(tmp_path: Path) -> None:
+    def written(name: str, second: list[str]) -> Path:
+        rows = [f"{1000 + 7 * k:,}\t{cell}" for k, cell in enumerate(second)]
+        (tmp_path / name).write_text("\n".join(["people\tshare", *rows]) + "\n")
+        return tmp_path / name
+
+    kept(written("first.tsv", [f"{k % 9}.5" for k in range(300)]), tmp_path)
+    later = kept(written("later.tsv", [str(k % 9) for k in range(300)]), tmp_path)
+
+    assert later.contract["people"].format == "1,234.5"
+    assert later.table()["people"].to_pylist()[:2] == [1000, 1007]
