@@ -7,14 +7,15 @@ one), and the way out. It shows no cell: errors travel to logs and trackers wher
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.cells import is_fixed, is_number, matrix, null_entries, numbers
+from data.cell_checks import bad_numbers, bad_places
+from data.cells import is_fixed, is_number, null_entries
 from data.conform import MisfitError, conform_column, conform_indices
 from data.contract import ROW_ID, ColumnContract, Contract, hint
 from data.duplicates import Duplicates
@@ -22,8 +23,6 @@ from data.policies import read, rounded_decimals, treated
 from data.splits import hash_keys
 
 SHOWN_ROWS = 5
-EXACT_IN_FLOAT32 = 2**24
-EXACT_IN_FLOAT64 = 2**53
 
 WAYS_OUT = {
     "unreadable": "write them like the others, correct format, or set unreadable = 'null'",
@@ -241,10 +240,10 @@ class Checker:
             unknown = pc.and_(pc.invert(known), pc.is_valid(cells))
             self._note(column.name, "unknown_category", unknown, names)
         elif column.indices is not None:
-            bad = _bad_places(cells, kept[column.indices], column.entries)
+            bad = bad_places(cells, kept[column.indices], column.entries)
             self._note(column.name, "bad_places", bad, names)
         elif is_number(cells.type) or is_fixed(cells.type):
-            for code, mask in _bad_numbers(cells, column):
+            for code, mask in bad_numbers(cells, column):
                 self._note(column.name, code, mask, names)
 
     def _note(
@@ -344,53 +343,3 @@ class _Names(Sequence[object]):
 
     def __getitem__(self, row: int) -> str:  # type: ignore[override]
         return str(self._keys[int(row)].as_py())
-
-
-def _bad_numbers(
-    cells: pa.Array, column: ColumnContract
-) -> list[tuple[str, npt.NDArray[np.bool_]]]:
-    """Pairs of code and mask, one mask entry per row; NaN and null are nobody's breach here."""
-    if column.dtype == "uint8" and column.kind == "pixels" and column.max == 255:
-        return []
-    is_scalar = is_number(cells.type)
-    values = numbers(cells)[:, None] if is_scalar else matrix(cells)
-    if cells.null_count and not is_scalar:
-        values = values.astype(np.float64)
-        values[cells.is_null().to_numpy(zero_copy_only=False)] = np.nan
-    codes: dict[str, Any] = {"infinite": np.isinf(values)}
-    if column.min is not None:
-        codes["below_min"] = values < column.min
-    if column.max is not None:
-        codes["above_max"] = values > column.max
-    if column.kind == "positive":
-        codes["not_positive"] = values <= 0
-    if column.kind == "count":
-        codes["negative"] = values < 0
-        codes["too_large"] = (values > EXACT_IN_FLOAT32) & np.isfinite(values)
-        codes["fraction"] = np.isfinite(values) & (values != np.floor(values))
-    if is_scalar and column.is_encoded and pa.types.is_integer(cells.type):
-        codes["inexact"] = _inexact(cells)[:, None]
-    return [(code, mask.any(1)) for code, mask in codes.items()]
-
-
-def _inexact(cells: pa.Array) -> npt.NDArray[np.bool_]:
-    if cells.type.bit_width < 64:
-        return np.zeros(len(cells), np.bool_)
-    beyond = pc.greater(cells, pa.scalar(EXACT_IN_FLOAT64, cells.type))
-    if pa.types.is_signed_integer(cells.type):
-        beyond = pc.or_(beyond, pc.less(cells, pa.scalar(-EXACT_IN_FLOAT64, cells.type)))
-    return pc.fill_null(beyond, pa.scalar(value=False)).to_numpy(zero_copy_only=False)
-
-
-def _bad_places(counts: pa.Array, places: pa.Array, length: int) -> npt.NDArray[np.bool_]:
-    lengths = [
-        pc.list_value_length(lists).fill_null(-1).to_numpy() for lists in (counts, places)
-    ]
-    bad: npt.NDArray[np.bool_] = lengths[0] != lengths[1]
-    rows = pc.list_parent_indices(places).to_numpy()
-    flat = places.flatten().to_numpy(zero_copy_only=False)
-    bad[rows[(flat < 0) | (flat >= length)]] = True
-    rows = pc.list_parent_indices(counts).to_numpy()
-    values = numbers(counts.flatten())
-    bad[rows[~(values >= 0) | (values > EXACT_IN_FLOAT32)]] = True
-    return bad
