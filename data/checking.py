@@ -22,6 +22,8 @@ from data.duplicates import Duplicates
 from data.policies import read, rounded_decimals, treated
 from data.splits import hash_keys
 
+Mask = npt.NDArray[np.bool_]
+
 SHOWN_ROWS = 5
 
 WAYS_OUT = {
@@ -114,9 +116,10 @@ class Checker:
         if ROW_ID in raw:
             kept[ROW_ID] = raw[ROW_ID]
         for column in self.contract.kept:
-            kept |= self._conform(raw, column, names)
+            cells, unreadable = self._conform(raw, column, names)
+            kept |= cells
             if all(source in kept for source in column.sources):
-                self._check(kept, column, names)
+                self._check(kept, column, names, unreadable)
         self.rows += len(table)
         return pa.table(kept)
 
@@ -187,7 +190,8 @@ class Checker:
 
     def _conform(
         self, raw: dict[str, pa.ChunkedArray], column: ColumnContract, names: Sequence[object]
-    ) -> dict[str, pa.Array]:
+    ) -> tuple[dict[str, pa.Array], Mask]:
+        """Return the column's cells as stored, and which of them are null for they cannot be read."""
         missing = [source for source in column.sources if source not in raw]
         try:
             if missing:
@@ -214,11 +218,15 @@ class Checker:
                     advice=str(error),
                 ),
             )
-            return {}
-        return cells
+            return {}, np.zeros(0, bool)
+        return cells, unreadable
 
     def _check(
-        self, kept: dict[str, pa.Array], column: ColumnContract, names: Sequence[object]
+        self,
+        kept: dict[str, pa.Array],
+        column: ColumnContract,
+        names: Sequence[object],
+        unreadable: Mask,
     ) -> None:
         cells = kept[column.name]
         if column.kind == "key":
@@ -234,6 +242,8 @@ class Checker:
             self._treated.update({f"{column.name}.null_entries": int(gaps.sum())})
         elif column.is_encoded:
             missing = cells.is_null().to_numpy(zero_copy_only=False) | (gaps > 0)
+            if len(unreadable):
+                missing &= ~unreadable
             self._note(column.name, "null", missing, names)
         if column.categories is not None and not column.other:
             known = pc.is_in(cells, value_set=pa.array(column.categories, cells.type))
@@ -250,7 +260,7 @@ class Checker:
         self,
         column: str,
         code: str,
-        mask: pa.Array | npt.NDArray[np.bool_],
+        mask: pa.Array | Mask,
         names: Sequence[object],
     ) -> None:
         bad = np.flatnonzero(mask)

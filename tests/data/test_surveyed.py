@@ -105,7 +105,7 @@ def test_later_rows_are_held_to_the_format(tmp_path: Path) -> None:
     (unreadable, null) = raised.value.breaches
     assert (unreadable.column, unreadable.code) == ("price", "unreadable")
     assert (unreadable.count, unreadable.rows) == (2, ("1,003", "1,005"))
-    assert (null.code, null.count) == ("null", 3)
+    assert (null.code, null.count, null.rows) == ("null", 1, ("1,007",))
     assert "call us" not in str(raised.value)
 
 
