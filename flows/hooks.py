@@ -33,7 +33,8 @@ def tell_cancelled(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -
 def _tell(how: str, flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     dataset = _dataset(flow_run)
     advice = "run it again: it resumes where it stopped"
-    logger.warning("%s of %s %s: %s; %s", flow.name, dataset, how, state.message, advice)
+    why = (state.message or "").removesuffix(".")
+    logger.warning("%s of %s %s: %s; %s", flow.name, dataset, how, why, advice)
     announce(
         f"{RUN}.{how}",
         dataset,
