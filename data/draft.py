@@ -147,7 +147,7 @@ def _column(column: ColumnContract, profile: Profile) -> Iterator[str]:
 def _settings(column: ColumnContract) -> dict[str, Any]:
     """What inference would find again, in the order in which people read it."""
     settings: dict[str, Any] = {"kind": column.kind}
-    if column.kind == "carry" and column.format:
+    if column.kind in ("carry", "ignore") and column.format:
         settings["format"] = column.format
     if column.kind in ("ignore", "key", "label", "carry", "split"):
         return settings

@@ -1,5 +1,6 @@
 """A table whose numbers and dates are text is learned from as if they were not."""
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -164,14 +165,18 @@ def test_a_format_that_is_none_is_refused(tmp_path: Path) -> None:
         kept(table(), tmp_path, overrides={"price": {"format": "money"}})
 
 
-def test_the_draft_says_the_format_and_leads_to_the_same_contract(tmp_path: Path) -> None:
+def test_the_draft_says_the_formats_and_leads_to_the_same_contract(tmp_path: Path) -> None:
     source = tmp_path / "t.parquet"
-    pq.write_table(table(), source)
+    pq.write_table(table().append_column("fee", pa.array(["$1,000"] * ROWS)), source)
 
     text = draft_spec(str(source), name="orders")
 
-    assert 'format = "$1,234.5"' in text
-    assert 'day = { kind = "carry", format = "%m/%d/%Y" }' in text
+    drafted = tomllib.loads(text)["dataset"]["columns"]
+    assert drafted["price"]["format"] == "$1,234.5"
+    assert drafted["day"] == {"kind": "carry", "format": "%m/%d/%Y"}
+    assert drafted["fee"] == {"kind": "ignore", "format": "$1,234.5"}
+    found = kept(source, tmp_path / "a").contract
+    assert kept(source, tmp_path / "b", overrides=drafted).contract.digest == found.digest
 
 
 def test_thousands_alone_in_a_later_file_are_no_fractions(tmp_path: Path) -> None:
