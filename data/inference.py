@@ -54,8 +54,8 @@ def infer_contract(
 ) -> Contract:
     """Guess the contract of a surveyed table; `overrides` maps columns to settings.
 
-    `formats` are those of columns of text that were surveyed as what they say, `nearly` those that
-    a few cells do not have: the reasons name them.
+    `formats` are those of columns of text that were surveyed as what they say; `nearly` says of
+    others what keeps them from it, for the reasons.
 
     Raises:
         SpecError: a setting names an unknown column or key.
@@ -91,7 +91,7 @@ def infer_contract(
         if said := written.get(profile.name, ""):
             found = replace(found, format=said, why=f"{found.why}; written as {said!r}")
         elif (said := almost.get(profile.name, "")) and "kind" not in given:
-            found = replace(found, why=f"{found.why}; but for a few cells written as {said!r}")
+            found = replace(found, why=f"{found.why}; {said}")
         columns.append(found)
         taken.setdefault(columns[-1].kind, profile.name)
     if not any(column.kind in ENCODED_KINDS for column in columns):

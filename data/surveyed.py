@@ -13,7 +13,7 @@ from data.guesses import is_named_apart
 from data.shards import Mapper
 from data.sources import Source
 from data.survey import Survey, survey
-from data.written import format_of, formats_in, nearly_in, read_as
+from data.written import but_for_few, format_of, formats_in, nearly_in, read_as
 
 QUANTITIES = ("continuous", "positive", "count", "timestamp")
 Formats = Mapping[str, str]  # of columns
@@ -22,12 +22,12 @@ Formats = Mapping[str, str]  # of columns
 class Surveyed(NamedTuple):
     """What was seen of a source, and how its columns of text are written.
 
-    `nearly` are the formats that only a few cells of a column do not have.
+    `nearly` says of columns that stay text what keeps them from a format.
     """
 
     seen: Survey
     formats: Formats
-    nearly: Formats
+    nearly: Mapping[str, str]
 
 
 def surveyed(
@@ -61,7 +61,7 @@ def surveyed(
         again, unread = _seen(source, {**said, **found}, mapper)
         if not unread & found.keys():
             return Surveyed(again, {**said, **found}, nearly)
-        nearly |= {name: found[name] for name in found.keys() & unread}
+        nearly |= {name: but_for_few(found[name]) for name in found.keys() & unread}
         found = {name: found[name] for name in found.keys() - unread}
     return Surveyed(seen, said, nearly)
 

@@ -117,17 +117,30 @@ def formats_in(rows: pa.Table, names: Iterable[str]) -> dict[str, str]:
 
 
 def nearly_in(rows: pa.Table, names: Iterable[str]) -> dict[str, str]:
-    """Find what a few stray cells keep from being the formats of these columns."""
+    """Say of columns that have no format what keeps them from it.
+
+    A few cells, two formats that fit, or that they are digits and no more.
+    """
     found = {}
     for name in names:
         cells = _distinct(rows[name])
         some = cells.slice(0, FEW_CELLS).to_pylist()
         possible = dict.fromkeys(said for cell in some for said in _possible(cell))
         strays = {said: _misfits(cells, said) for said in possible}
+        either = [said for said in strays if not strays[said] and said in TIMES]
         best = min(strays, key=lambda said: strays[said], default="")
-        if best and 0 < strays[best] <= STRAY * len(cells):
-            found[name] = best
+        if len(either) > 1:
+            found[name] = f"written as {' or '.join(map(repr, either))}: say which by format"
+        elif strays.get(STYLES[0]) == 0:
+            found[name] = f"digits alone, as codes are: numbers with format = {STYLES[0]!r}"
+        elif best and 0 < strays[best] <= STRAY * len(cells):
+            found[name] = but_for_few(best)
     return found
+
+
+def but_for_few(said: str) -> str:
+    """Say that a few cells keep a column from a format."""
+    return f"but for a few cells written as {said!r}"
 
 
 def _distinct(column: pa.ChunkedArray) -> pa.Array:

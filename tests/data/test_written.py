@@ -106,12 +106,28 @@ def test_other_text_has_no_format(cells: list[str | None]) -> None:
 def test_what_strays_keep_from_being_a_format_is_named(
     cells: list[str], stray: str, said: str
 ) -> None:
-    def nearly(*some: str) -> str | None:
-        return nearly_in(pa.table({"x": some}), ["x"]).get("x")
+    named = f"but for a few cells written as {said!r}"
 
-    assert nearly(*cells, stray) == nearly(stray, *cells) == said
-    assert nearly(*cells) is None  # none is one
+    assert nearly(*cells, stray) == nearly(stray, *cells) == named
+    assert nearly(*cells) != named  # none is one
     assert nearly(*cells[:9], *[f"{stray} {k}" for k in range(9)]) is None
+
+
+def test_day_and_month_that_could_be_either_are_named() -> None:
+    assert nearly("1/2/2024", "3/4/2024") == (
+        "written as '%m/%d/%Y' or '%d/%m/%Y': say which by format"
+    )
+
+
+def test_digits_alone_are_named() -> None:
+    assert (
+        nearly("12345", "99501") == "digits alone, as codes are: numbers with format = '1234.5'"
+    )
+    assert nearly("A1", "B2") is None
+
+
+def nearly(*cells: str) -> str | None:
+    return nearly_in(pa.table({"x": cells}), ["x"]).get("x")
 
 
 def test_marks_of_what_is_missing_are_null_and_no_failure() -> None:
