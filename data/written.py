@@ -79,8 +79,9 @@ def format_of(said: str) -> Format:
     if found := EXAMPLE.fullmatch(said):
         return Format(pa.float64(), partial(_numbers, **found.groupdict()))
     codes = re.findall(r"%.", said)
-    days = {code[1].lower() for code in codes} >= {"d", "y"}
-    if not days or not {*codes} <= CODES.keys() or not {*codes} & {"%m", "%b", "%B"}:
+    once = sorted({*codes}) == sorted(codes) and {*codes} <= CODES.keys()
+    days = {code[1].lower() for code in codes} >= {"d", "y"} and {*codes} & {"%m", "%b", "%B"}
+    if not (once and days):
         raise ValueError(
             f"{said!r} is no format: give an example of a number, such as '$1,234.5' or "
             f"'1.234,5 %', or the codes of a date, such as '%d.%m.%Y'"

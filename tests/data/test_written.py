@@ -143,7 +143,7 @@ def test_what_is_written_otherwise_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "said", ["", "number", "%d.%m", "%H:%M", "1234", "%d.%m.%Q", "12,34.5"]
+    "said", ["", "number", "%d.%m", "%H:%M", "1234", "%d.%m.%Q", "12,34.5", "%d.%m.%d.%Y"]
 )
 def test_what_is_no_format_is_refused(said: str) -> None:
     with pytest.raises(ValueError, match="is no format"):
