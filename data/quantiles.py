@@ -14,7 +14,9 @@ from data.survey import rank_of
 
 SAMPLE_ROWS = 65_536
 KNOTS = 257
-SMALLEST_SPREAD = 1e-100  # below it the slope of the map overflows: one value, not two
+# Of the outer knots, which lie within the extremes. Below it the slope of the map overflows: one
+# value, not two.
+SMALLEST_SPREAD = 5e-101
 
 Floats = npt.NDArray[np.float64]
 Knots = tuple[tuple[float, ...], tuple[float, ...]]  # values, scores; both rise
