@@ -38,10 +38,8 @@ def draft_spec(source: str, *, name: str, query: str | None = None) -> str:
     seen, formats, nearly = surveyed(opened, said={})
     if not seen.rows:
         raise SourceError(f"{opened.describe} has no rows; there is nothing to learn from")
-    contract, profile = (
-        infer_contract(seen, name=name, formats=formats, nearly=nearly),
-        seen.profile(),
-    )
+    contract = infer_contract(seen, name=name, formats=formats, nearly=nearly)
+    profile = seen.profile()
     lines = [
         _note(f"{opened.describe}: {seen.rows:,} rows, {len(contract.columns)} columns."),
         "# Each line was guessed from the data, for the reason beside it: correct what is wrong.",
@@ -147,13 +145,11 @@ def _column(column: ColumnContract, profile: Profile) -> Iterator[str]:
 def _settings(column: ColumnContract) -> dict[str, Any]:
     """What inference would find again, in the order in which people read it."""
     settings: dict[str, Any] = {"kind": column.kind}
-    if column.kind in ("carry", "ignore") and column.format:
+    if column.format:
         settings["format"] = column.format
     if column.kind in ("ignore", "key", "label", "carry", "split"):
         return settings
     settings["nulls"] = column.nulls
-    if column.format:
-        settings["format"] = column.format
     if column.kind == "pixels":
         settings |= {
             name: getattr(column, name) for name in ("height", "width", "channels", "max")

@@ -2,8 +2,8 @@
 
 Data sets of pictures are distributed so, in Parquet: the bytes alone, or as the field `bytes` of a
 struct with a `path` beside them (Hugging Face's `datasets`). A column is one of pictures where its
-first cell is; then all have to be, of one size or scaled to one. Grey where every picture is grey, else red, green,
-blue; transparency is dropped.
+first cell is; then all have to be, of one size or scaled to one. Grey where every picture is grey,
+else red, green, blue; transparency is dropped.
 """
 
 import json

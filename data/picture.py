@@ -1,8 +1,8 @@
-"""Pictures, PNG or JPEG: opened by the header, checked whole, unpacked; and what many have in common.
+"""Pictures, PNG or JPEG: opened by the header, checked whole, unpacked; what many have in common.
 
 A model sees pictures of one size. Where they have several, or are larger than one would model
-pixel by pixel, they are scaled: to the size that is asked for, else to the medians of their heights and
-widths, neither above 64.
+pixel by pixel, they are scaled: to the size that is asked for, else to the medians of their
+heights and widths, neither above 64.
 """
 
 import io

@@ -114,7 +114,6 @@ def test_other_bytes_stay_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("last", "says"),
     [
-        (png(COLOUR[:2]), "is 5 × 2, those before it are 5 × 4; resize them"),
         (png(GREY[0])[:60], "is damaged"),
         (b"nothing", "is no PNG or JPEG; write it again"),
     ],
@@ -123,6 +122,15 @@ def test_a_picture_that_does_not_fit_is_named(tmp_path: Path, last: bytes, says:
     path = written(tmp_path, files([png(GREY[0]), None, last]))
 
     with pytest.raises(SourceError, match=f"t.parquet: 'image' of row 3 {says}"):
+        images(path)
+
+
+@pytest.mark.usefixtures("_quarantine")
+def test_another_size_is_named_where_pictures_have_one(tmp_path: Path) -> None:
+    path = written(tmp_path, files([png(GREY[0]), None, png(COLOUR[:2])]))
+
+    says = "t.parquet: 'image' of row 3 is 5 × 2, those before it are 5 × 4; resize them"
+    with pytest.raises(SourceError, match=says):
         images(path, Reading(may_scale=False))
 
 
