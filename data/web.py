@@ -121,7 +121,7 @@ def _held(file: WebFile, folder: Path) -> IO[str]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _completed(file, folder)
             continue
-        time.sleep(random.uniform(0.01, 0.1))  # not in step with others that want the same
+        time.sleep(random.Random().uniform(0.01, 0.1))  # out of step with the others
 
 
 def _is_there(lock: IO[str], folder: Path) -> bool:
