@@ -34,15 +34,19 @@ class Stack:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
         )
-        for wait_s in (0.5, 2.0, None):  # sqlite was locked: Prefect's own client asks again
+        asks_only = body is None or path.endswith("/filter")
+        for wait_s in (0.5, 2.0, None):  # where Prefect's own client asks again
             try:
                 with urllib.request.urlopen(request, timeout=30) as answer:
                     text = answer.read()
                 break
-            except urllib.error.HTTPError as error:
+            except TimeoutError:
+                if not asks_only or wait_s is None:
+                    raise
+            except urllib.error.HTTPError as error:  # 503: sqlite was locked
                 if error.code != HTTPStatus.SERVICE_UNAVAILABLE or wait_s is None:
                     raise AssertionError(f"{error.code}: {error.read().decode()}") from None
-                time.sleep(wait_s)
+            time.sleep(wait_s)
         return json.loads(text) if text else None
 
     def deployment(self, name: str, flow: str = "latent-features") -> dict[str, Any]:
