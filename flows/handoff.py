@@ -19,7 +19,8 @@ from data.preprocessing import Preprocessor
 from data.profile import Profile
 from data.snapshot import Snapshot
 from data.splits import hash_keys
-from flows.spec import ModelSection, Spec, SpecError
+from flows.spec import ModelSection, Spec, SpecError, TrainingSection
+from vae_engine.ascent import has_kl_of_each_latent
 from vae_engine.config import Column, ModelConfig, TrainingPlan
 from vae_engine.statistics import Statistics
 
@@ -49,6 +50,7 @@ MIN_EPOCHS, MAX_EPOCHS, TABLE_MAX_EPOCHS = 10, 400, 600
 PATIENCE = 10  # validations
 TABLE_PATIENCE = 50  # the end of a falling rate brings a table what its beginning could not
 WARMUP = 0.1  # share of the steps over which the KL of a table gets its weight
+FREE_NATS, FREE = 0.1, 0.6  # of each latent of a table, over that share of the steps
 PACE = {
     "learning_rate": 3e-3,
     "schedule": "cosine",
@@ -199,16 +201,13 @@ def _pixels(
     )
 
 
-def training_plan(spec: Spec, *, rows: int, features: int) -> TrainingPlan:
+def training_plan(spec: Spec, config: ModelConfig, *, rows: int) -> TrainingPlan:
     """How to train: what the spec says, and the number of rows and their width decide the rest.
-
-    A table's KL is warmed up: latents that a first, vague decoder has no use for would be given
-    up for good, and with them what only several columns together tell.
 
     Raises:
         ConfigError: a setting is unknown or does not fit the others.
     """
-    chosen, wide = spec.training, features >= WIDE
+    chosen, wide = spec.training, config.features >= WIDE
     seen, most = (
         (TRAINING_ROWS_SEEN, MAX_EPOCHS) if wide else (TABLE_ROWS_SEEN, TABLE_MAX_EPOCHS)
     )
@@ -219,13 +218,33 @@ def training_plan(spec: Spec, *, rows: int, features: int) -> TrainingPlan:
         "epochs": None if chosen.steps else epochs,
         "batch_rows": min(128, max(16, rows // 20)),
         "patience": PATIENCE if wide else TABLE_PATIENCE,
-        **_said(chosen, {"device", "rows", "memory_bytes"}),
+        **_said(chosen, {"device", "rows", "memory_bytes", "free_steps"}),
     }
     plan = TrainingPlan(device=device(chosen.device, "training.device"), **settings)
-    settled = paced or wide or chosen.warmup_steps is not None
-    if settled or plan.objective != "elbo":
-        return plan
-    return replace(plan, warmup_steps=round(WARMUP * plan.total_steps(rows)))
+    settings = {"free_steps": chosen.free_steps}
+    if not (paced or wide or plan.objective != "elbo"):
+        settings |= _indulgence(chosen, config, plan.total_steps(rows))
+    return replace(plan, **settings)
+
+
+def _indulgence(chosen: TrainingSection, config: ModelConfig, steps: int) -> dict[str, Any]:
+    """What spares the latents of a table at first, where the spec does not say.
+
+    Its KL is warmed up: latents that a first, vague decoder has no use for would be given up for
+    good, and with them what only several columns together tell.
+
+    Their first nats are free for a while: of a column that shares nothing with others a latent
+    can tell for as much as it costs. The bound does not mind, so that nothing would keep such
+    latents in use, and who reads the features would not find those columns there.
+    """
+    settings: dict[str, Any] = {}
+    if chosen.warmup_steps is None:
+        settings["warmup_steps"] = round(WARMUP * steps)
+    pictures = any(column.image is not None for column in config.columns)
+    if chosen.free_nats is None and not pictures and has_kl_of_each_latent(config):
+        settings["free_nats"] = FREE_NATS
+        settings["free_steps"] = chosen.free_steps or max(1, round(FREE * steps))
+    return settings
 
 
 def device(wanted: str, setting: str) -> str:

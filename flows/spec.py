@@ -135,6 +135,7 @@ class TrainingSection(Section):
     beta: float | None = Field(None, ge=0)
     warmup_steps: int | None = Field(None, ge=0)
     free_nats: float | None = Field(None, ge=0)
+    free_steps: int | None = Field(None, ge=1)
     weight_prior: bool | None = None
     optimizer: str | None = None
     learning_rate: float | None = Field(None, gt=0)

@@ -168,7 +168,7 @@ def _train(
     )
     valid = handoff.load_rows(snapshot, preprocessor, "valid", limit=handoff.VALID_ROWS)
     config = handoff.model_config(spec, preprocessor, snapshot)
-    plan = handoff.training_plan(spec, rows=len(train), features=config.features)
+    plan = handoff.training_plan(spec, config, rows=len(train))
     if ranks.leads:
         if train.packed:
             logger.warning("%s train rows do not fit into memory: packed on disk", len(train))

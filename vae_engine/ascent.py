@@ -1,6 +1,7 @@
 """What a plan maximizes at a step: the one place where names of objectives become functions."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Shaped
@@ -10,6 +11,7 @@ from vae_engine import objectives
 from vae_engine.config import ConfigError, ModelConfig, TrainingPlan
 from vae_engine.full_bayes import draw_weight_noise, full_bayes
 from vae_engine.model import VAE
+from vae_engine.schedule import beta, free_nats
 
 PLAIN = {
     "elbo_sticking": objectives.elbo_sticking,
@@ -19,6 +21,26 @@ PLAIN = {
 }
 DRAWING = ("full_bayes", "wake_sleep", "mcem")  # more than noise: weights, rows or chains
 GROUPED = {"miwae": objectives.miwae, "piwae": objectives.piwae}
+
+
+class Cost(NamedTuple):
+    """What the KL costs in an update: see `objectives.elbo_weighted`."""
+
+    beta: float | Tensor = 1.0
+    free_nats: float | Tensor = 0.0
+    mean_kl: Tensor | None = None
+
+    @classmethod
+    def at(cls, plan: TrainingPlan, step: int) -> "Cost":
+        """In the update after `step` updates."""
+        return cls(beta(plan, step), free_nats(plan, step))
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is the KL itself; what a device knows may become something else."""
+        if isinstance(self.beta, Tensor) or isinstance(self.free_nats, Tensor):
+            return False
+        return self.beta == 1 and self.free_nats == 0
 
 
 @dataclass(frozen=True)
@@ -40,15 +62,15 @@ class Ascent:
         model: VAE,
         x: Shaped[Tensor, "rows features"],
         noise: Float[Tensor, "samples rows latents"],
-        weight: float | Float[Tensor, ""],
+        cost: Cost,
         generator: torch.Generator | None,
     ) -> Float[Tensor, ""]:
-        """Return what an update raises, nats per row, with the KL weighted by `weight`.
+        """Return what an update raises, nats per row.
 
         `noise` is N(0, I), or the E step's draws of z in Monte Carlo EM. Only objectives in
         `DRAWING` need a generator.
         """
-        bound = self._bounds(model, x, noise, weight, generator).mean()
+        bound = self._bounds(model, x, noise, cost, generator).mean()
         if self.plan.weight_prior:  # MAP: `full_data_bound` and the prior, both divided by N
             assert self.rows is not None
             prior = objectives.log_weight_prior(model.generative_parameters().values())
@@ -60,7 +82,7 @@ class Ascent:
         model: VAE,
         x: Tensor,
         noise: Tensor,
-        weight: float | Tensor,
+        cost: Cost,
         generator: torch.Generator | None,
     ) -> Float[Tensor, " rows"]:
         plan = self.plan
@@ -77,12 +99,16 @@ class Ascent:
         if plan.objective == "wake_sleep":
             assert generator is not None
             return objectives.wake_sleep(model, x, noise, model.dream(len(x), generator))
-        if isinstance(weight, Tensor) or weight != 1 or plan.free_nats:
-            return objectives.elbo_weighted(
-                model, x, noise, beta=weight, free_nats=plan.free_nats
-            )
+        if not cost.plain:
+            return objectives.elbo_weighted(model, x, noise, **cost._asdict())
         plain = objectives.elbo if plan.objective == "elbo" else objectives.elbo_sampled
         return plain(model, x, noise)
+
+
+def has_kl_of_each_latent(config: ModelConfig) -> bool:
+    """Whether KL(q(z|x) || p(z)) is a sum over latents, whose first nats can be free."""
+    factorized = (config.posterior, config.prior, config.upper_latents)
+    return factorized == ("diagonal", "standard", None)
 
 
 def build_ascent(config: ModelConfig, plan: TrainingPlan, rows: int | None) -> Ascent:
@@ -101,8 +127,7 @@ def build_ascent(config: ModelConfig, plan: TrainingPlan, rows: int | None) -> A
         raise ConfigError("a prior over the weights needs the number of training rows")
     if rows is None and plan.steps is None and plan.schedule != "constant":
         raise ConfigError(f"schedule {plan.schedule!r} over epochs needs the number of rows")
-    factorized = (config.posterior, config.prior, config.upper_latents)
-    if plan.free_nats and factorized != ("diagonal", "standard", None):
+    if plan.free_nats and not has_kl_of_each_latent(config):
         raise ConfigError(
             "free_nats needs a KL of each latent: posterior 'diagonal', prior 'standard', one layer"
         )

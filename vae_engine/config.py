@@ -252,6 +252,7 @@ class TrainingPlan:
     beta: float = 1.0  # weight of the KL in what is maximized; reports have the plain ELBO
     warmup_steps: int = 0  # over which beta rises from 0
     free_nats: float = 0.0  # of each latent's KL, which cost nothing
+    free_steps: int | None = None  # over which they cost nothing; None: always
     weight_prior: bool = False  # p(theta) = N(0, I): maximum a posteriori, as in the paper
     optimizer: str = "adam"
     learning_rate: float = 1e-3
@@ -269,7 +270,7 @@ class TrainingPlan:
         faults = at_least("seed", self.seed, 0)
         if (self.epochs is None) == (self.steps is None):
             faults.append("give either epochs or steps")
-        for name in ("epochs", "steps", "patience", "groups"):
+        for name in ("epochs", "steps", "patience", "groups", "free_steps"):
             value = getattr(self, name)
             faults += [] if value is None else at_least(name, value, 1)
         faults += at_least("batch_rows", self.batch_rows, 1)
@@ -295,6 +296,8 @@ class TrainingPlan:
         weighted = self.beta != 1 or self.warmup_steps or self.free_nats
         if weighted and self.objective != "elbo":
             faults.append(f"beta, warmup_steps and free_nats do not go with {self.objective!r}")
+        if self.free_steps is not None and not self.free_nats:
+            faults.append("free_steps says how long free_nats are free, and there are none")
         if (self.objective in GROUPED) != (self.groups is not None):
             faults.append(f"groups is for {' and '.join(GROUPED)}, and they need it")
         elif self.groups is not None and self.samples % self.groups:

@@ -18,16 +18,17 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from vae_engine.ascent import DRAWING, Ascent
+from vae_engine.ascent import DRAWING, Ascent, Cost
 from vae_engine.config import TrainingPlan
 from vae_engine.gradients import precision
 from vae_engine.model import VAE
 from vae_engine.optimizers import guarded_update
+from vae_engine.schedule import beta, free_nats
 
 MOST_STEPS = 4096  # whose numbers wait on the device to be read
 REHEARSALS = 3  # before a capture: libraries get ready in their first calls
 
-Bound = Callable[[Tensor, Tensor, "float | Tensor"], Tensor]
+Bound = Callable[[Tensor, Tensor, Cost], Tensor]
 
 
 def applies(plan: TrainingPlan) -> bool:
@@ -81,7 +82,9 @@ class DeviceStep:
         self.average = list((average or {}).values())
         self.capturing = torch.device(plan.device).type == "cuda"
         self.parameters = list(model.parameters())
-        self.rate, self.weight, self.share = (Setting(plan.device) for _ in range(3))
+        self.rate, self.beta, self.free_nats, self.share = (
+            Setting(plan.device) for _ in range(4)
+        )
         self.halted = torch.zeros((), dtype=torch.bool, device=plan.device)
         self.place = torch.zeros(1, dtype=torch.int64, device=plan.device)
         self.left = torch.zeros(MOST_STEPS + REHEARSALS, 2, device=plan.device)
@@ -105,16 +108,18 @@ class DeviceStep:
         noise: Float[Tensor, "samples rows latents"],
         *,
         rate: float,
-        weight: float,
         share: float,
+        step: int,
     ) -> None:
-        """Take one step, or tell the device to; nothing here waits for it.
+        """Take the one after `step` steps, or tell the device to; nothing here waits for it.
 
-        `weight` is that of the KL, `share` that of the new weights in their moving average.
+        `share` is that of the new weights in their moving average.
         """
         x, noise = self._admit(x, noise)
-        for setting, value in ((self.rate, rate), (self.weight, weight), (self.share, share)):
-            setting.set(value)
+        self.rate.set(rate)
+        self.share.set(share)
+        self.beta.set(beta(self.plan, step))
+        self.free_nats.set(free_nats(self.plan, step))
         if x.shape[0] != self.plan.batch_rows:
             self._step(x, noise, self._bound)
         elif not self.capturing:
@@ -161,13 +166,17 @@ class DeviceStep:
             torch.where(self.halted, place, given, out=place)
         return places
 
-    def _bound(self, x: Tensor, noise: Tensor, weight: float | Tensor) -> Tensor:
+    def _bound(self, x: Tensor, noise: Tensor, cost: Cost) -> Tensor:
         with precision(self.plan):
-            return self.ascent.objective(self.model, x, noise, weight, None)
+            return self.ascent.objective(self.model, x, noise, cost, None)
 
     def _step(self, x: Tensor, noise: Tensor, bound: Bound) -> None:
-        weight = self.weight.there if self.plan.warmup_steps else self.plan.beta
-        objective = bound(x, noise, weight)
+        plan = self.plan
+        cost = Cost(  # a number of the host stays in a graph as it is
+            self.beta.there if plan.warmup_steps else plan.beta,
+            self.free_nats.there if plan.free_steps else plan.free_nats,
+        )
+        objective = bound(x, noise, cost)
         found = torch.autograd.grad(-objective, self.parameters, allow_unused=True)
         moved = [(p, g) for p, g in zip(self.parameters, found, strict=True) if g is not None]
         gradients = [gradient for _, gradient in moved]
@@ -176,12 +185,12 @@ class DeviceStep:
         self.left.index_copy_(0, self.place, left[None])
         self.place.add_(1)
         self.halted.logical_or_(~left.isfinite().all())
-        limit = self.plan.clip_norm
+        limit = plan.clip_norm
         guarded_update(
             self.optimizer,
             [parameter for parameter, _ in moved],
             gradients,
-            self.plan,
+            plan,
             rate=self.rate.there,
             shrink=None if limit is None else (norm / limit).clamp(min=1),
             halted=self.halted,

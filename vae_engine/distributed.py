@@ -83,7 +83,7 @@ ALONE = Ranks()
 
 def divisible(plan: TrainingPlan) -> bool:
     """Whether the objective is a mean over rows, so that a batch may be taken apart."""
-    return plan.objective not in WHOLE_BATCH and not plan.free_nats
+    return plan.objective not in WHOLE_BATCH
 
 
 def check_divisible(plan: TrainingPlan, ranks: Ranks) -> None:
@@ -95,5 +95,7 @@ def check_divisible(plan: TrainingPlan, ranks: Ranks) -> None:
     if ranks.world == 1:
         return
     if not divisible(plan):
-        what = "free_nats" if plan.free_nats else f"objective {plan.objective!r}"
-        raise ConfigError(f"{what} needs the whole batch in one process; set processes = 1")
+        raise ConfigError(
+            f"objective {plan.objective!r} needs the whole batch in one process; "
+            f"set processes = 1"
+        )

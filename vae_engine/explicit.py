@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from vae_engine.ascent import Cost
 from vae_engine.bernoulli_rows import bernoulli_block
 from vae_engine.chain import Chain, Layer, aten
 from vae_engine.config import TrainingPlan
@@ -26,7 +27,6 @@ from vae_engine.heads import LOG_STDDEV_RANGE
 from vae_engine.model import VAE
 from vae_engine.networks import MLP
 from vae_engine.optimizers import fused_update, gradients_of
-from vae_engine.schedule import beta
 from vae_engine.workers import Workers
 
 LEAST_ROWS, MOST_SHARES = 48, 8  # of a share, and of a batch
@@ -40,7 +40,8 @@ def applies(model: VAE, plan: TrainingPlan) -> bool:
     return (
         plan.objective == "elbo"
         and torch.device(plan.device).type == "cpu"
-        and not (plan.free_nats or plan.weight_prior)
+        and not plan.weight_prior
+        and not (plan.free_nats and _black_and_white(model))  # a share sees no whole batch
         and (config.network, config.posterior, config.prior) == ("mlp", "diagonal", "standard")
         and config.upper_latents is None
         and model.inputs.vectors is None
@@ -136,7 +137,7 @@ class ExplicitGradient:
     ) -> tuple[float, float]:
         """Return the mean of the weighted bound and the norm of its gradient, which is kept."""
         samples, rows = noise.shape[:2]
-        weight = beta(self.plan, step)
+        cost = Cost.at(self.plan, step)
         batch = self._batch(rows)
         with torch.no_grad():
             inputs = self.model.seen(x)
@@ -146,7 +147,7 @@ class ExplicitGradient:
 
         def rows_of(worker: int) -> None:
             for k in range(worker, len(nats), self.workers.count):
-                nats[k] = self._there_and_back(batch.shares[k], x, inputs, noise, weight, scale)
+                nats[k] = self._there_and_back(batch.shares[k], x, inputs, noise, cost, scale)
 
         def layers_of(worker: int) -> None:
             for k, task in enumerate(self.tasks):
@@ -181,12 +182,12 @@ class ExplicitGradient:
         x: Tensor,
         inputs: Tensor,
         noise: Tensor,
-        weight: float,
+        cost: Cost,
         scale: float,
     ) -> float:
         """Leave the slopes of all layers, times `scale`; return the sum of the bound over draws."""
         seen, noise = inputs[share.rows], noise[:, share.rows]
-        weight *= len(noise)  # of the KL, in a sum over draws
+        weight = float(cost.beta) * len(noise)  # of the KL, in a sum over draws
         outputs = share.encoder.forward(seen)
         (mean, raw), stddev = outputs.chunk(2, -1), share.stddev
         shrink = torch.add(ONE, aten.leaky_relu(raw, HIGH / LOW), alpha=1 / HIGH).reciprocal_()
@@ -194,7 +195,15 @@ class ExplicitGradient:
         share.moments.copy_(outputs)
         torch.exp(log_stddev, out=stddev)
         torch.addcmul(mean, stddev, noise, out=share.z)
-        kl = 0.5 * (_square(share.moments) - raw.numel()) - float(log_stddev.sum())
+        pull = weight * scale  # slope of what the KL costs, of a latent where some are free
+        pulled: tuple[Tensor, Tensor, Tensor | float] = mean, stddev, pull
+        if cost.free_nats:
+            by_latent = 0.5 * (mean.square() + stddev.square() - 1).sum(0) - log_stddev.sum(0)
+            free = float(cost.free_nats) * len(mean)
+            kl, paid = float(by_latent.clamp(min=free).sum()), (by_latent > free).to(mean.dtype)
+            pulled = mean * paid, stddev * paid, pull * paid
+        else:
+            kl = 0.5 * (_square(share.moments) - raw.numel()) - float(log_stddev.sum())
 
         outputs = share.decoder.forward(share.draws)
         slopes = share.decoder.slopes[-1]
@@ -205,10 +214,9 @@ class ExplicitGradient:
         share.decoder.backward()
 
         slopes_of_z = share.decoder.slopes_below().view(noise.shape)
-        pull = weight * scale
-        torch.add(_summed(slopes_of_z), mean, alpha=pull, out=share.of_mean)
-        by_stddev = _summed(slopes_of_z * noise).add_(stddev, alpha=pull)
-        torch.mul(by_stddev.mul_(stddev).sub_(pull), shrink.square_(), out=share.of_raw)
+        torch.add(_summed(slopes_of_z), pulled[0], alpha=pull, out=share.of_mean)
+        by_stddev = _summed(slopes_of_z * noise).add_(pulled[1], alpha=pull)
+        torch.mul(by_stddev.mul_(stddev).sub_(pulled[2]), shrink.square_(), out=share.of_raw)
         share.encoder.backward()
         return log_likelihood - weight * kl
 

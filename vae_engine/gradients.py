@@ -10,13 +10,12 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from vae_engine.ascent import Ascent
+from vae_engine.ascent import Ascent, Cost
 from vae_engine.config import TrainingPlan
 from vae_engine.distributed import Ranks, divisible
 from vae_engine.memory import Parts
 from vae_engine.model import VAE
 from vae_engine.optimizers import gradients_of
-from vae_engine.schedule import beta
 
 
 @dataclass(frozen=True)
@@ -43,19 +42,21 @@ class AutogradGradient:
         """
         plan = self.ascent.plan
         rows, draws, share = self.ranks.rows_of(x, noise)
-        begun = generator.get_state()
+        begun, cost = generator.get_state(), Cost.at(plan, step)
+        if cost.free_nats and self.ranks.world > 1:
+            cost = cost._replace(mean_kl=self._mean_kl(rows, share))
 
         def attempt(parts: int) -> Tensor:
             self.optimizer.zero_grad(set_to_none=True)
-            total = torch.zeros((), device=rows.device)
+            total, paid = torch.zeros((), device=rows.device), cost
+            if cost.free_nats and cost.mean_kl is None and parts > 1:
+                paid = cost._replace(mean_kl=self._mean_kl_in(parts, rows))
             for some, theirs in zip(
                 rows.tensor_split(parts), draws.tensor_split(parts, 1), strict=True
             ):
                 generator.set_state(begun)
                 with precision(plan):
-                    objective = self.ascent.objective(
-                        self.model, some, theirs, beta(plan, step), generator
-                    )
+                    objective = self.ascent.objective(self.model, some, theirs, paid, generator)
                 objective = objective * (share * len(some) / len(rows))
                 (-objective).backward()  # the one place where the sign turns: -objective falls
                 total += objective.detach()
@@ -67,6 +68,24 @@ class AutogradGradient:
         norm = nn.utils.get_total_norm(gradients, foreach=True)
         value, grad_norm = torch.stack([objective.to(norm.dtype), norm]).tolist()  # waits
         return value, grad_norm
+
+    def _mean_kl(
+        self, rows: Shaped[Tensor, "rows features"], share: float
+    ) -> Float[Tensor, " latents"]:
+        """KL of each latent, averaged over the batch, of which these rows are a share."""
+        mean = self.parts.run(lambda parts: self._mean_kl_in(parts, rows), len(rows)) * share
+        self.ranks.sum_([mean])
+        return mean
+
+    @torch.no_grad()
+    def _mean_kl_in(self, parts: int, rows: Tensor) -> Tensor:
+        total = torch.zeros((), device=rows.device)
+        for some in rows.tensor_split(parts):
+            with precision(self.ascent.plan):
+                by_latent = self.model.posterior(some).kl_per_latent()
+            assert by_latent is not None  # `build_ascent` has looked
+            total = total + by_latent.sum(0)
+        return total / len(rows)
 
     def update(self, rate: float, factor: float) -> None:
         """Take one step of the optimizer against `factor` times the gradient."""

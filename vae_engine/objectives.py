@@ -83,16 +83,18 @@ def elbo_weighted(
     noise: Float[Tensor, "samples rows latents"],
     *,
     beta: float | Float[Tensor, ""],
-    free_nats: float = 0.0,
+    free_nats: float | Float[Tensor, ""] = 0.0,
+    mean_kl: Float[Tensor, " latents"] | None = None,
 ) -> Float[Tensor, " rows"]:
     """Estimate the bound with its KL weighted by beta, and the first nats of each latent free.
 
         log p(x | z) - beta sum_j max(free_nats, KL_j)
 
     beta: Higgins et al. (2017); rising from 0 it is KL warm-up (Sonderby et al. 2016). Free
-    bits: Kingma et al. (2016), eq. 15, with KL_j the mean over the rows of the batch; a row's
-    number has its own KL_j where that mean exceeds the free nats. For training only: this is a
-    bound on log p(x) for beta >= 1 alone, and models are selected by `elbo`.
+    bits: Kingma et al. (2016), eq. 15, with KL_j the mean over the rows of the batch (`mean_kl`,
+    where these are some of them); a row's number has its own KL_j where that mean exceeds the
+    free nats. For training only: this is a bound on log p(x) for beta >= 1 alone, and models
+    are selected by `elbo`.
 
     Returns:
         Nats per row; higher is better.
@@ -102,13 +104,13 @@ def elbo_weighted(
     """
     q = model.posterior(x)
     z, kl = draws_and_kl(model, q, noise)
-    if free_nats:
+    if isinstance(free_nats, Tensor) or free_nats:
         by_latent = q.kl_per_latent() if model.standard_prior else None
         if by_latent is None:
             raise ValueError(
                 "free nats need a KL of each latent: a diagonal posterior and the standard prior"
             )
-        costs = by_latent.mean(0) > free_nats
+        costs = (by_latent.mean(0) if mean_kl is None else mean_kl) > free_nats
         kl = torch.where(costs, by_latent, free_nats).sum(-1)
     return model.log_likelihood(x, z).mean(0) - beta * kl
 

@@ -32,6 +32,11 @@ def beta(plan: TrainingPlan, step: int) -> float:
     return plan.beta * min((step + 1) / plan.warmup_steps, 1.0)
 
 
+def free_nats(plan: TrainingPlan, step: int) -> float:
+    """Return what of each latent's KL is free in the update after `step` updates, in nats."""
+    return plan.free_nats if plan.free_steps is None or step < plan.free_steps else 0.0
+
+
 def warmed_up(plan: TrainingPlan, step: int) -> bool:
     """Whether that weight is the one that all later updates have."""
     return step + 1 >= plan.warmup_steps

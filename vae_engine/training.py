@@ -33,7 +33,7 @@ from vae_engine.model import VAE, build_model
 from vae_engine.noise import epoch_generator, step_generator
 from vae_engine.objectives import draws_and_kl
 from vae_engine.optimizers import build_optimizer
-from vae_engine.schedule import beta, learning_rate, newest_share, warmed_up
+from vae_engine.schedule import learning_rate, newest_share, warmed_up
 from vae_engine.statistics import Statistics
 
 
@@ -313,9 +313,8 @@ def _handed_over(state: TrainState, x: Tensor, noise: Tensor, rate: float) -> bo
 
     def attempt(parts: int) -> bool:
         if parts == 1:
-            weight = beta(plan, state.step)
             share = 0.0 if state.average is None else newest_share(plan, state.step)
-            device.take(x, noise, rate=rate, weight=weight, share=share)
+            device.take(x, noise, rate=rate, share=share, step=state.step)
         return parts == 1
 
     handed_over = state.parts.run(attempt, len(x) if divisible(plan) else 1)

@@ -90,7 +90,7 @@ def costs(folder: Path, snapshot: Snapshot, size: Size) -> dict[str, float]:
     preprocessor, fit_s = timed(lambda: fit_preprocessor(snapshot))
     rows = handoff.load_rows(snapshot, preprocessor, "train", limit=20_000)
     config = handoff.model_config(spec, preprocessor, snapshot)
-    plan = handoff.training_plan(spec, rows=len(rows.x), features=config.features)
+    plan = handoff.training_plan(spec, config, rows=len(rows.x))
     state = new_state(config, plan, handoff.statistics(config, rows.x), rows=len(rows.x))
     batches = minibatches(rows.x, plan)
     warm, chosen = list(islice(batches, WARM)), list(islice(batches, STEPS))

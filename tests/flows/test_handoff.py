@@ -20,7 +20,7 @@ from flows.ingest import ingest_dataset
 from flows.settings import Home
 from flows.spec import Spec, SpecError, load_spec
 from vae_engine.config import Column, ModelConfig, TrainingPlan
-from vae_engine.evaluation import evaluate
+from vae_engine.evaluation import ElboReport, evaluate
 from vae_engine.statistics import Statistics
 from vae_engine.training import fit, minibatches, new_state
 
@@ -28,6 +28,13 @@ from vae_engine.training import fit, minibatches, new_state
 def spec(training: dict[str, Any]) -> Spec:
     dataset = {"name": "numbers", "source": "numbers.csv"}
     return Spec.model_validate({"dataset": dataset, "training": training})
+
+
+def numbers(
+    features: int = 10, image: tuple[int, int, int] | None = None, **shape: Any
+) -> ModelConfig:
+    column = Column(name="x", likelihood="gaussian", width=features, image=image)
+    return ModelConfig(columns=(column,), latents=4, hidden=(8,), **shape)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +51,7 @@ def test_rate_and_schedule_are_chosen_together_or_not_at_all(
     said: dict[str, Any], rate: float, schedule: str
 ) -> None:
     """A spec that names one of them, or an optimizer, has the engine's defaults for the others."""
-    plan = training_plan(spec(said), rows=10_000, features=10)
+    plan = training_plan(spec(said), numbers(10), rows=10_000)
 
     assert (plan.learning_rate, plan.schedule) == (rate, schedule)
 
@@ -64,10 +71,36 @@ def test_a_table_is_warmed_up_and_given_time(
     said: dict[str, Any], features: int, share: float
 ) -> None:
     """Unless the spec says how, paces the training itself, or has another bound."""
-    plan = training_plan(spec(said), rows=10_000, features=features)
+    plan = training_plan(spec(said), numbers(features), rows=10_000)
 
     assert plan.warmup_steps == round(share * plan.total_steps(10_000))
     assert plan.patience == (10 if features > 200 else 50)
+
+
+@pytest.mark.parametrize(
+    ("said", "shape", "nats", "steps"),
+    [
+        ({}, {}, 0.1, 300),
+        ({"warmup_steps": 0}, {}, 0.1, 300),
+        ({"free_steps": 20}, {}, 0.1, 20),
+        ({"free_nats": 0.2}, {}, 0.2, None),
+        ({"free_nats": 0.2, "free_steps": 20}, {}, 0.2, 20),
+        ({"free_nats": 0.0}, {}, 0.0, None),
+        ({"learning_rate": 1e-4}, {}, 0.0, None),
+        ({"objective": "iwae"}, {}, 0.0, None),
+        ({}, {"features": 784}, 0.0, None),
+        ({}, {"prior": "mixture"}, 0.0, None),
+        ({}, {"posterior": "full"}, 0.0, None),
+        ({}, {"upper_latents": 2}, 0.0, None),
+        ({}, {"image": (2, 5, 1)}, 0.0, None),
+    ],
+)
+def test_the_latents_of_a_table_are_free_at_first(
+    said: dict[str, Any], shape: dict[str, Any], nats: float, steps: int | None
+) -> None:
+    plan = training_plan(spec({"steps": 500, **said}), numbers(**shape), rows=10_000)
+
+    assert (plan.free_nats, plan.free_steps) == (nats, steps)
 
 
 def circles(rows: int, seed: int) -> Tensor:
@@ -87,8 +120,8 @@ def test_a_warm_up_finds_what_no_line_tells_and_the_bound_alone_gives_up() -> No
     x, held_out = circles(1500, 0), circles(500, 100)
     columns = tuple(Column(name=f"c{k}", likelihood="gaussian_per_row") for k in range(4))
     config = ModelConfig(columns=columns, latents=2, hidden=(32, 32))
-    said = spec({"steps": 300, "batch_rows": 64, "device": "cpu"})
-    warm = replace(training_plan(said, rows=len(x), features=4), learning_rate=1e-2)
+    said = spec({"steps": 300, "batch_rows": 64, "device": "cpu", "free_nats": 0})
+    warm = replace(training_plan(said, config, rows=len(x)), learning_rate=1e-2)
 
     def elbo_after(plan: TrainingPlan) -> float:
         state = new_state(config, plan, Statistics.of(config, x), rows=len(x))
@@ -100,6 +133,31 @@ def test_a_warm_up_finds_what_no_line_tells_and_the_bound_alone_gives_up() -> No
 
     assert elbo_after(replace(warm, warmup_steps=0)) == pytest.approx(-5.70, abs=0.05)
     assert elbo_after(warm) > -5.70 + 0.1
+
+
+def test_latents_that_the_bound_is_indifferent_to_stay_in_use() -> None:
+    """Six columns that have nothing in common: the best bound is their entropy, whatever z says.
+
+    6 (log sqrt(2 pi) + 1/2) = 8.51 nats. A linear map of six latents can tell them all.
+    """
+    x, held_out = (
+        torch.randn(n, 6, generator=torch.Generator().manual_seed(n)) for n in (1500, 500)
+    )
+    columns = tuple(Column(name=f"c{k}", likelihood="gaussian_per_row") for k in range(6))
+    config = ModelConfig(columns=columns, latents=6, hidden=(32, 32))
+    by_default = training_plan(spec({"steps": 1500, "device": "cpu"}), config, rows=len(x))
+
+    def found(plan: TrainingPlan) -> ElboReport:
+        state = new_state(config, plan, Statistics.of(config, x), rows=len(x))
+        for _ in fit(state, minibatches(x, plan)):
+            pass
+        return evaluate(state.model, [(held_out, torch.arange(500))], samples=4, seed=0)
+
+    alone = found(replace(by_default, free_nats=0.0, free_steps=None))
+    spared = found(by_default)
+
+    assert alone.active_units < spared.active_units == 6
+    assert spared.elbo.mean == pytest.approx(alone.elbo.mean, abs=0.05)
 
 
 @pytest.mark.parametrize(

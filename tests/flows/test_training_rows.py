@@ -101,7 +101,8 @@ def test_every_row_comes_once_an_epoch_and_any_step_can_be_first(
     snapshot = open_snapshot(Path(ingest_dataset(spec, home).value["path"]))
     preprocessor = fit_preprocessor(snapshot)
     rows = training_rows(snapshot, preprocessor, spec.training, tmp_path / "packed")
-    plan = handoff.training_plan(spec, rows=len(rows), features=64)
+    config = handoff.model_config(spec, preprocessor, snapshot)
+    plan = handoff.training_plan(spec, config, rows=len(rows))
 
     batches = list(rows.minibatches(plan, 0))
 

@@ -41,6 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "piwae": {"objective": "piwae", "samples": 4, "groups": 2},
     "warm-up": {"warmup_steps": 12, "beta": 0.5},
     "free nats": {"free_nats": 0.1},
+    "free nats at first": {"free_nats": 0.1, "free_steps": 5},
     "maximum a posteriori": {"weight_prior": True},
     "adamw, clipped": {"optimizer": "adamw", "weight_decay": 0.01, "clip_norm": 0.5},
     "average": {"average_decay": 0.9},

@@ -22,7 +22,8 @@ ROWS, BATCH = 49, 16  # the last batch of an epoch has one row, and one rank non
 
 
 def begun(ranks: Ranks, steps: int = STEPS) -> TrainState:
-    return new_state(table(), plan(steps=steps, batch_rows=BATCH), ranks=ranks)
+    free = {"free_nats": 0.15, "free_steps": 10}  # of 0.08 to 0.8, which ranks' rows differ in
+    return new_state(table(), plan(steps=steps, batch_rows=BATCH, **free), ranks=ranks)
 
 
 def curve(state: TrainState) -> list[tuple[float, float]]:
@@ -111,9 +112,5 @@ def test_ranks_see_by_the_components_of_the_one_that_leads(
 
 
 def test_what_needs_the_whole_batch_is_not_divided() -> None:
-    for settings, named in (
-        ({"objective": "wake_sleep"}, "wake_sleep"),
-        ({"free_nats": 0.1}, "free_nats"),
-    ):
-        with pytest.raises(ConfigError, match=f"{named}.* needs the whole batch"):
-            new_state(table(), plan(**settings), ranks=Ranks(0, 2))
+    with pytest.raises(ConfigError, match="'wake_sleep' needs the whole batch"):
+        new_state(table(), plan(objective="wake_sleep"), ranks=Ranks(0, 2))

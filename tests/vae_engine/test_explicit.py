@@ -52,6 +52,9 @@ def rows_and_noise(config: ModelConfig, settled: TrainingPlan) -> tuple[Tensor, 
         (replace(VECTOR, principal_components=2), {}),
         (pictures(principal_components=4), {}),
         (table(), {"beta": 2.0}),
+        (table(), {"free_nats": 10.0}),  # some latents cost more, and some less
+        (VECTOR, {"free_nats": 0.5, "beta": 0.5, "samples": 2}),
+        (VECTOR, {"free_nats": 0.5, "free_steps": 1}),
         (table(columns=MIXED[2:3]), {}),  # one binary column: it may be missing
     ],
 )
@@ -66,7 +69,9 @@ def test_gradients_are_those_of_autograd(
     *gradients, value, norm = found(config, settled)
     model = random_model(config)
     x, noise = rows_and_noise(config, settled)
-    objective = elbo_weighted(model, x, noise, beta=settled.beta).mean()
+    objective = elbo_weighted(
+        model, x, noise, beta=settled.beta, free_nats=settled.free_nats
+    ).mean()
     expected = torch.autograd.grad(-objective, list(model.parameters()))
 
     for (name, _), one, other in zip(

@@ -163,6 +163,14 @@ def the_weight_of_the_kl_is_beta_and_its_first_nats_are_free(o: ModuleType) -> N
     paid = torch.stack([levels[0] * 0 + free, levels[1], levels[2]]).sum()
     bound = o.elbo_weighted(loose, x, noise, beta=1.0, free_nats=free)
     close((plain + by_latent.sum(-1) - bound).mean(), paid)
+    there = o.elbo_weighted(loose, x, noise, beta=1.0, free_nats=torch.tensor(free))
+    close(there, bound)
+    close(o.elbo_weighted(loose, x, noise, beta=1.0, free_nats=torch.tensor(0.0)), plain)
+    first = by_latent[:1].mean(0).argmin()
+    known = torch.full((3,), 2 * free).index_fill(0, first, 0.0).index_fill(0, 1 - first, 0.0)
+    part = o.elbo_weighted(loose, x[:1], noise[:, :1], beta=1.0, free_nats=free, mean_kl=known)
+    costs = torch.where(known > free, by_latent[0], free).sum()
+    close(part, plain[:1] + by_latent[0].sum() - costs)
 
 
 def a_minibatch_speaks_for_all_rows(o: ModuleType) -> None:
@@ -336,8 +344,12 @@ MUTANTS = {
     ),
     "weighted: beta forgotten (B4)": ("- beta * kl", "- kl"),
     "free nats: of the sum over latents": (
-        "by_latent.mean(0) > free_nats",
-        "by_latent.sum(-1, keepdim=True) > free_nats",
+        "by_latent.mean(0) if mean_kl is None",
+        "by_latent.sum(-1, keepdim=True) if mean_kl is None",
+    ),
+    "free nats: of the part for the batch": (
+        "by_latent.mean(0) if mean_kl is None else mean_kl",
+        "by_latent.mean(0)",
     ),
     "free nats: minimum for maximum": (
         "torch.where(costs, by_latent, free_nats)",

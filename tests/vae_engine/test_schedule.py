@@ -3,7 +3,7 @@
 import pytest
 
 from tests.vae_engine.rows import plan
-from vae_engine.schedule import beta, learning_rate, warmed_up
+from vae_engine.schedule import beta, free_nats, learning_rate, warmed_up
 
 
 def test_a_constant_rate_needs_no_length() -> None:
@@ -32,6 +32,17 @@ def test_burdas_stages_are_three_times_as_long_each() -> None:
         1e-3, 7.2e-4, 5.2e-4, 3.7e-4, 2.7e-4, 1.9e-4, 1.4e-4, 1e-4
     ]  # fmt: skip
     assert learning_rate(plan(learning_rate=1e-3, schedule="iwae"), 4000, 3280) == rates[-1]
+
+
+def test_nats_are_free_as_long_as_the_plan_says() -> None:
+    assert [free_nats(plan(free_nats=0.5, free_steps=2), k) for k in range(4)] == [
+        0.5,
+        0.5,
+        0,
+        0,
+    ]
+    assert free_nats(plan(free_nats=0.5), 10**6) == 0.5
+    assert free_nats(plan(), 0) == 0
 
 
 def test_warm_up_is_a_line_to_beta() -> None:

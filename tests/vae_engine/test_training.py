@@ -178,6 +178,7 @@ OBJECTIVE_SETTINGS: dict[str, dict[str, Any]] = {
     "piwae": {"objective": "piwae", "samples": 4, "groups": 2},
     "beta and warm-up": {"beta": 0.5, "warmup_steps": 30},
     "free nats": {"free_nats": 0.1},
+    "free nats at first": {"free_nats": 0.1, "free_steps": 10},
     "maximum a posteriori": {"weight_prior": True},
     "adagrad": {"optimizer": "adagrad", "learning_rate": 0.1},
     "adamw": {"optimizer": "adamw", "weight_decay": 0.01},
