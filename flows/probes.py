@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import adjusted_mutual_info_score
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 Split = tuple[NDArray[Any], NDArray[Any]]  # of training rows, of test rows
@@ -32,6 +34,7 @@ NEIGHBORS = 10
 PENALTIES = (0.1, 1.0, 10.0, 100.0)  # of logistic regression, on weights of scaled features
 HELD_OUT = 5  # every fifth training row chooses the penalty
 ITERATIONS = 200
+STARTS, RESAMPLES = 3, 30  # of k-means; of test rows, for the error of what clusters tell
 
 
 @dataclass(frozen=True)
@@ -39,17 +42,18 @@ class Probe:
     """One kind of probe on three representations of the same rows; higher is better.
 
     `accuracy` is the share of test rows whose class was found; `r2` the share of the test rows'
-    variance that was explained (below 0: worse than their mean).
+    variance that was explained (below 0: worse than their mean); `ami` the adjusted mutual
+    information of classes and clusters (1: one is the other, 0: what chance brings).
     """
 
-    name: str  # linear_accuracy, knn_accuracy, linear_r2, knn_r2
+    name: str  # linear_accuracy, knn_accuracy, clusters_ami, linear_r2, knn_r2
     latents: float
     latents_stderr: float
     pca: float  # principal components, as many as there are latents
     pca_stderr: float
     inputs: float  # what the encoder sees
     inputs_stderr: float
-    chance: float  # the commonest class of the training rows, or their mean
+    chance: float  # the commonest class of the training rows, or their mean; of clusters 0
     train_rows: int
     test_rows: int
 
@@ -80,7 +84,7 @@ class Stability:
 
 
 def probe_features(*, latents: Split, inputs: Split, labels: Split) -> list[Probe]:
-    """Probe the label linearly and by the ten nearest neighbours.
+    """Probe the label linearly, by the ten nearest neighbours, and classes by clusters.
 
     The label is a class, or a quantity where it is numbers, and some are no whole ones, or
     more than 100 are different, or more than one in three.
@@ -105,14 +109,18 @@ def probe_features(*, latents: Split, inputs: Split, labels: Split) -> list[Prob
     x = {"latents": _taken(latents, chosen), "inputs": _taken(inputs, chosen)}
     x["pca"] = _principal(x["inputs"], latents[0].shape[1])
     if quantity:
-        fits = {"linear_r2": _ridge, "knn_r2": _knn_quantity}
-        chance = _r2(y[1], np.full(len(y[1]), y[0].mean()))[0]
+        by_mean = _r2(y[1], np.full(len(y[1]), y[0].mean()))[0]
+        fits = {"linear_r2": (_ridge, by_mean), "knn_r2": (_knn_quantity, by_mean)}
     else:
-        fits = {"linear_accuracy": _logistic, "knn_accuracy": _knn_class}
         values, counts = np.unique(y[0], return_counts=True)
-        chance = float((y[1] == values[counts.argmax()]).mean())
+        commonest = float((y[1] == values[counts.argmax()]).mean())
+        fits = {
+            "linear_accuracy": (_logistic, commonest),
+            "knn_accuracy": (_knn_class, commonest),
+            "clusters_ami": (_clusters, 0.0),
+        }
     probes = []
-    for name, fit in fits.items():
+    for name, (fit, chance) in fits.items():
         score = {k: fit(*parts, *y) for k, parts in x.items()}
         probes.append(
             Probe(
@@ -221,6 +229,23 @@ def _knn_class(
 ) -> tuple[float, float]:
     model = KNeighborsClassifier(min(NEIGHBORS, len(x)), algorithm="brute").fit(x, y)
     return _accuracy(y_test, model.predict(x_test))
+
+
+def _clusters(
+    x: NDArray[Any], x_test: NDArray[Any], y: NDArray[Any], y_test: NDArray[Any]
+) -> tuple[float, float]:
+    """As many clusters of training rows as they have classes, found without the label (k-means).
+
+    Test rows go to the nearest. Adjusted mutual information: Vinh, Epps & Bailey (2010); its
+    standard error is that of resampled test rows.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters
+        model = KMeans(len(np.unique(y)), n_init=STARTS, random_state=0).fit(x)
+    found = model.predict(x_test)
+    draws = np.random.default_rng(0).integers(len(y_test), size=(RESAMPLES, len(y_test)))
+    spread = np.std([adjusted_mutual_info_score(y_test[k], found[k]) for k in draws], ddof=1)
+    return float(adjusted_mutual_info_score(y_test, found)), float(spread)
 
 
 def _ridge(

@@ -51,7 +51,7 @@ def summary(value: Mapping[str, Any], console: Console) -> None:
             rows.add_row("", f"[dim]factor analysis of the same width {linear} nats[/]")
         rows.add_row("active units", f"{value['active_units']} of {value['latents']}")
     for probe in value.get("probe") or []:
-        kind, _, score = probe["name"].partition("_")
+        kind, _, score = probe["name"].replace("_ami", "_AMI").partition("_")
         rows.add_row(
             f"{kind} probe",
             f"{probe['latents']:.3f} {score} from latents  [dim]{probe['pca']:.3f} from PCA of "

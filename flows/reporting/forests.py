@@ -137,7 +137,8 @@ def probe_forests(records: Records) -> list[tuple[str, Forest]]:
 def probe_name(probe: Mapping[str, Any]) -> tuple[str, str]:
     """Which small model a probe is, and how it is scored: "knn_accuracy" in words."""
     kind, _, score = probe["name"].partition("_")
-    return {"knn": "nearest neighbors"}.get(kind, kind), score.replace("_", " ")
+    score = {"ami": "adjusted mutual information", "r2": "R²"}.get(score, score)
+    return {"knn": "nearest neighbors"}.get(kind, kind), score
 
 
 def _forest(

@@ -23,7 +23,9 @@ def test_a_linear_label_is_read_from_features_that_hold_it_and_not_from_noise() 
     x, noise = numbers(4000, 3), numbers(4000, 30, seed=1)
     label = np.where(x[:, 0] > 0, "yes", "no")
 
-    linear, knn = probe_features(latents=halves(x), inputs=halves(noise), labels=halves(label))
+    linear, knn, _ = probe_features(
+        latents=halves(x), inputs=halves(noise), labels=halves(label)
+    )
     assert (linear.name, knn.name) == ("linear_accuracy", "knn_accuracy")
     assert linear.latents > 0.97
     assert knn.latents > 0.93
@@ -37,7 +39,7 @@ def test_a_label_in_a_narrow_direction_is_found_all_the_same() -> None:
     x = numbers(400, 2)
     label = x[:, 0] > 0
 
-    linear, _ = probe_features(
+    linear, _, _ = probe_features(
         latents=halves(x * np.array([0.05, 1.0])), inputs=halves(x), labels=halves(label)
     )
     assert linear.latents > 0.9
@@ -48,9 +50,45 @@ def test_a_ring_is_read_by_neighbours_alone() -> None:
     x = numbers(4000, 2)
     ring = (np.square(x).sum(1) > 1.4).astype(int)
 
-    linear, knn = probe_features(latents=halves(x), inputs=halves(x), labels=halves(ring))
+    linear, knn, _ = probe_features(latents=halves(x), inputs=halves(x), labels=halves(ring))
     assert linear.latents < 0.6
     assert knn.latents > 0.95
+
+
+def test_clusters_that_nobody_named_are_classes_where_they_are_apart() -> None:
+    """Three heaps ten deviations apart; in noise, what chance brings: none, z = 3.3."""
+    places = np.arange(3000) % 3
+    heaps, noise = numbers(3000, 2) + 10 * np.eye(3)[places, :2], numbers(3000, 4, seed=1)
+
+    *_, clusters = probe_features(
+        latents=halves(heaps), inputs=halves(noise), labels=halves(np.array([*"abc"])[places])
+    )
+    assert (clusters.name, clusters.chance) == ("clusters_ami", 0)
+    assert clusters.latents == pytest.approx(1, abs=1e-9)
+    assert clusters.latents_stderr == pytest.approx(0, abs=1e-9)
+    assert abs(clusters.inputs) < 3.3 * max(clusters.inputs_stderr, 1e-3)
+
+
+def test_the_error_of_what_clusters_tell_is_the_spread_over_test_sets() -> None:
+    """One column, two halves that overlap: 100 test sets of 300 rows; 30 resamples know 13 %."""
+    y = np.arange(31_000) % 2
+    x = numbers(31_000, 1) + 2.0 * y[:, None]
+    scores = [
+        probes._clusters(x[:1000], x[k : k + 300], y[:1000], y[k : k + 300])
+        for k in range(1000, 31_000, 300)
+    ]
+
+    spread = np.std([score for score, _ in scores])
+    assert np.mean([stderr for _, stderr in scores]) == pytest.approx(spread, rel=0.25)
+
+
+def test_more_classes_than_distinct_rows_are_no_error() -> None:
+    x = np.tile([[0.0], [1.0]], (30, 1))
+
+    *_, clusters = probe_features(
+        latents=halves(x), inputs=halves(x), labels=halves(np.arange(60) % 5)
+    )
+    assert abs(clusters.latents) < 0.2
 
 
 def test_a_quantity_has_the_share_of_variance_that_was_put_in() -> None:
@@ -86,7 +124,7 @@ def test_principal_components_are_as_many_as_the_latents() -> None:
     inputs = numbers(2000, 3) * np.array([3.0, 2.0, 1.0])
     label = inputs[:, 2] > 0
 
-    linear, _ = probe_features(
+    linear, _, _ = probe_features(
         latents=halves(inputs[:, 1:]), inputs=halves(inputs), labels=halves(label)
     )
     assert linear.inputs > 0.95
@@ -97,7 +135,7 @@ def test_principal_components_are_as_many_as_the_latents() -> None:
 def test_a_latent_that_is_not_in_use_does_not_disturb_neighbours() -> None:
     x = np.concatenate([numbers(2000, 1), 1e-3 * numbers(2000, 19, seed=1)], 1)
 
-    _, knn = probe_features(latents=halves(x), inputs=halves(x), labels=halves(x[:, 0] > 0))
+    _, knn, _ = probe_features(latents=halves(x), inputs=halves(x), labels=halves(x[:, 0] > 0))
     assert knn.latents > 0.97
 
 
@@ -106,7 +144,7 @@ def test_rows_without_a_label_are_left_out_and_counted_out() -> None:
     label = np.where(x[:, 0] > 0, "yes", "no").astype(object)
     label[::4] = None
 
-    linear, _ = probe_features(latents=halves(x), inputs=halves(x), labels=halves(label))
+    linear, _, _ = probe_features(latents=halves(x), inputs=halves(x), labels=halves(label))
     assert (linear.train_rows, linear.test_rows) == (150, 150)
     number = np.arange(400.0)
     number[::4] = math.nan
@@ -154,8 +192,10 @@ def test_numbers_that_name_no_classes_are_a_quantity(label: NDArray[Any]) -> Non
 def test_few_whole_numbers_are_classes(label: NDArray[Any]) -> None:
     x = np.random.default_rng(0).normal(size=(300, 3))
 
-    linear, _ = probe_features(latents=halves(x), inputs=halves(x), labels=halves(label))
-    assert linear.name == "linear_accuracy"
+    linear, _, clusters = probe_features(
+        latents=halves(x), inputs=halves(x), labels=halves(label)
+    )
+    assert (linear.name, clusters.name) == ("linear_accuracy", "clusters_ami")
 
 
 def test_the_work_is_bounded_and_the_answer_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
