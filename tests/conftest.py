@@ -17,6 +17,7 @@ from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 torch.set_num_threads(1)  # tiny models: a second thread costs more than it brings
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # nobody is told; so our commands have it
 
 settings.register_profile("dev", max_examples=50, deadline=None)
 settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True)
