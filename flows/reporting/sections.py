@@ -1,6 +1,7 @@
 """A run's records in the words and marks that the report shows, section by section."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from flows.reporting.records import Records
 
 SHOWN_COLUMNS = 200
 SHOWN_LATENTS = 64
+NEARLY_NATS = 0.05  # apart, two bounds are one number to a reader
 
 
 def nats(estimate: Mapping[str, Any]) -> str:
@@ -219,13 +221,18 @@ def evidence(check: Mapping[str, Any]) -> str:
 
 
 def information(records: Records) -> str:
-    """How much of the rate tells rows apart, and how much is distance from the prior."""
+    """How much of the rate tells rows apart; the rest of it is distance from the prior."""
     seen = records.evaluation
-    known, rate = seen["mutual_information"], seen["rate"]
+    least, rate = seen["mutual_information"], seen["rate"]
+    most = min(seen.get("mutual_information_most", rate), rate, key=lambda end: end["nats"])
+    known = f"{nats(least)} {stderr(least)}"
+    if most["nats"] - least["nats"] > NEARLY_NATS:
+        known = f"Between {known} and {nats(most)} {stderr(most)}"
+    rows = f"{least['rows']:,} test rows"
     return (
-        f"{nats(known)} {stderr(known)} nats of the rate tell rows apart: mutual information of "
-        f"x and z, against {known['rows']:,} test rows. The other {rate['nats'] - known['nats']:.2f}"
-        f" are how far the latents of all rows together lie from the prior."
+        f"{known} nats of the rate tell rows apart: mutual information of x and z, against {rows}, "
+        f"which cannot show more than {math.log(least['rows']):.2f}. The rest is how far the "
+        f"latents of all rows together lie from the prior."
     )
 
 

@@ -65,6 +65,7 @@ def test_what_the_latents_know_is_at_most_the_rate(record: dict[str, Any]) -> No
     information = record["mutual_information"]
 
     assert 0 < information["nats"] <= record["rate"]["nats"] + 3 * record["rate"]["stderr"]
+    assert information["nats"] < record["mutual_information_most"]["nats"]
 
 
 def test_every_estimate_has_its_error_and_goes_to_the_tracker(record: dict[str, Any]) -> None:

@@ -34,16 +34,24 @@ def it_is_the_mixture_of_all(a: object) -> None:
     close(a.log_aggregate(reference, z), oracle.log_prob(z))  # type: ignore[attr-defined]
 
 
-LAWS = [weights_sum_to_one, it_is_the_mixture_of_all]
+def others_are_all_rows_but_ones_own(a: object) -> None:
+    reference = DiagonalNormal(draws(4, 3), draws(4, 3, seed=1).exp())
+    z = draws(2, 4, 3, seed=2)
+    found = a.log_aggregate_of_others(reference, z)  # type: ignore[attr-defined]
+    for row in range(4):
+        rest = [k for k in range(4) if k != row]
+        others = DiagonalNormal(reference.mean[rest], reference.stddev[rest])
+        alone = a.log_aggregate(others, z[:, row : row + 1])  # type: ignore[attr-defined]
+        close(found[:, row : row + 1], alone)
+
+
+LAWS = [weights_sum_to_one, it_is_the_mixture_of_all, others_are_all_rows_but_ones_own]
 MUTANTS = {
-    "sum for mean": (
-        "log_mean(reference.log_prob(part[:, None].expand(-1, rows, -1)), -1)",
-        "reference.log_prob(part[:, None].expand(-1, rows, -1)).logsumexp(-1)",
-    ),
-    "mean of logs": (
-        "log_mean(reference.log_prob(part[:, None].expand(-1, rows, -1)), -1)",
-        "reference.log_prob(part[:, None].expand(-1, rows, -1)).mean(-1)",
-    ),
+    "sum for mean": ("log_mean(log_q, -1)", "log_q.logsumexp(-1)"),
+    "mean of logs": ("log_mean(log_q, -1)", "log_q.mean(-1)"),
+    "others: of all": ("log_q.scatter(1, own[:, None], -math.inf)", "log_q"),
+    "others: of the sample, not of the row": ("% rows", "// samples % rows"),
+    "others: as many as all": ("math.log(rows - 1)", "math.log(rows)"),
 }
 
 
@@ -73,6 +81,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aggregate, "PAIRS", 9)
 
     close(log_aggregate(reference, z), whole)
+    others_are_all_rows_but_ones_own(aggregate)
 
 
 def test_information_is_that_of_a_gaussian_channel() -> None:
@@ -82,19 +91,24 @@ def test_information_is_that_of_a_gaussian_channel() -> None:
     found = mutual_information(exact, exact.sample(1000), torch.arange(1000), seed=0)
 
     truth = -0.5 * exact.variance.log().sum().item()
-    assert abs(found.mean - truth) < 4 * found.stderr + 0.01
-    assert found.rows == 1000
+    for bound in found:
+        assert abs(bound.mean - truth) < 4 * bound.stderr + 0.01
+    assert found.least.mean < found.most.mean
+    assert found.least.rows == found.most.rows == 1000
 
 
 def test_information_ends_at_the_logarithm_of_the_rows() -> None:
     exact = LinearGaussian(features=5, latents=3, scale=1e-3)
     found = mutual_information(exact, exact.sample(50), torch.arange(50), seed=0)
 
-    assert found.mean == pytest.approx(math.log(50), abs=1e-6)
+    truth = -0.5 * exact.variance.log().sum().item()
+    assert found.least.mean == pytest.approx(math.log(50), abs=1e-6)
+    assert math.log(50) < truth < found.most.mean
 
 
-def test_no_rows_is_an_error() -> None:
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_row_alone_is_an_error(rows: int) -> None:
     exact = LinearGaussian(features=5, latents=3)
 
-    with pytest.raises(ValueError, match="at least one row"):
-        mutual_information(exact, exact.sample(0), torch.arange(0), seed=0)
+    with pytest.raises(ValueError, match="at least two rows"):
+        mutual_information(exact, exact.sample(rows), torch.arange(rows), seed=0)
