@@ -22,12 +22,16 @@ def input_example(
     """A few rows of what the served model takes: made up, or real ones, or none at all."""
     if kind == "none":
         return None
-    names = [name for column in snapshot.contract.encoded for name in column.sources]
+    encoded = snapshot.contract.encoded
+    names = [name for column in encoded for name in column.sources]
     if kind == "rows":
         table = snapshot.part_table(snapshot.parts[0], columns=names)
     else:
         table = preprocessor.inverse(_middles(preprocessor))
-    return table.select(names)[:ROWS].to_pandas()
+    shown = table.select(names)[:ROWS].to_pandas()
+    may_have_gaps = [n for column in encoded if column.nulls == "allow" for n in column.sources]
+    integers = shown[may_have_gaps].select_dtypes("integer")  # the signature has them as floats
+    return shown.astype(dict.fromkeys(integers, float))
 
 
 def _middles(preprocessor: Preprocessor) -> np.ndarray:

@@ -118,7 +118,7 @@ def _version(
     servable = tracking.Servable(
         artifact=folder.model,
         signature=tracking.signature_of(
-            _inputs(contract),
+            inputs_of(contract),
             [*feature_names("z_mean", latents), *feature_names("z_stddev", latents)],
         ),
         example=input_example(
@@ -145,7 +145,7 @@ def _version(
     return registered, True
 
 
-def _inputs(contract: Contract) -> list[tuple[str, str, bool]]:
+def inputs_of(contract: Contract) -> list[tuple[str, str, bool]]:
     """The raw columns that the served model asks for, as MLflow types."""
     return [
         (

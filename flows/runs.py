@@ -27,7 +27,7 @@ from flows.spec import Spec
 StageName = Literal["ingest", "train", "evaluate", "register", "encode", "report"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 ARITHMETIC = 1  # raised when equal settings no longer give equal weights
-MEASURES = 2  # raised when equal settings no longer give the same evaluation record
+MEASURES = 3  # raised when equal settings no longer give the same evaluation record
 
 
 @dataclass(frozen=True)
