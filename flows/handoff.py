@@ -235,13 +235,15 @@ def _indulgence(chosen: TrainingSection, config: ModelConfig, steps: int) -> dic
 
     Their first nats are free for a while: of a column that shares nothing with others a latent
     can tell for as much as it costs. The bound does not mind, so that nothing would keep such
-    latents in use, and who reads the features would not find those columns there.
+    latents in use, and who reads the features would not find those columns there. A spec that
+    has a beta has said what a latent costs.
     """
     settings: dict[str, Any] = {}
     if chosen.warmup_steps is None:
         settings["warmup_steps"] = round(WARMUP * steps)
     pictures = any(column.image is not None for column in config.columns)
-    if chosen.free_nats is None and not pictures and has_kl_of_each_latent(config):
+    unsaid = chosen.free_nats is None and chosen.beta is None
+    if unsaid and not pictures and has_kl_of_each_latent(config):
         settings["free_nats"] = FREE_NATS
         settings["free_steps"] = chosen.free_steps or max(1, round(FREE * steps))
     return settings

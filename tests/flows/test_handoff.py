@@ -86,6 +86,7 @@ def test_a_table_is_warmed_up_and_given_time(
         ({"free_nats": 0.2}, {}, 0.2, None),
         ({"free_nats": 0.2, "free_steps": 20}, {}, 0.2, 20),
         ({"free_nats": 0.0}, {}, 0.0, None),
+        ({"beta": 4.0}, {}, 0.0, None),
         ({"learning_rate": 1e-4}, {}, 0.0, None),
         ({"objective": "iwae"}, {}, 0.0, None),
         ({}, {"features": 784}, 0.0, None),
