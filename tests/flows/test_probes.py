@@ -66,7 +66,7 @@ def test_clusters_that_nobody_named_are_classes_where_they_are_apart() -> None:
     assert (clusters.name, clusters.chance) == ("clusters_ami", 0)
     assert clusters.latents == pytest.approx(1, abs=1e-9)
     assert clusters.latents_stderr == pytest.approx(0, abs=1e-9)
-    assert abs(clusters.inputs) < 3.3 * max(clusters.inputs_stderr, 1e-3)
+    assert abs(clusters.inputs) < 3.3 * clusters.inputs_stderr
 
 
 def test_the_error_of_what_clusters_tell_is_the_spread_over_test_sets() -> None:
@@ -88,7 +88,7 @@ def test_more_classes_than_distinct_rows_are_no_error() -> None:
     *_, clusters = probe_features(
         latents=halves(x), inputs=halves(x), labels=halves(np.arange(60) % 5)
     )
-    assert abs(clusters.latents) < 0.2
+    assert clusters.latents < 0.01  # every class has as many of one cluster as of the other
 
 
 def test_a_quantity_has_the_share_of_variance_that_was_put_in() -> None:

@@ -24,7 +24,7 @@ from flows.lookup import NotFoundError
 from flows.report import write_latest_report, write_report
 from flows.reporting.page import render
 from flows.reporting.records import Records
-from flows.reporting.sections import nats, snippets
+from flows.reporting.sections import information, nats, snippets
 from flows.runs import RunFolder, read_record
 from flows.settings import Home
 from flows.spec import Spec
@@ -430,6 +430,20 @@ def test_the_information_and_each_columns_reconstruction_are_told(table_run: Run
     assert (
         f"comes back within {seen['reconstruction']['income']['value']:.2f} standard" in words
     )
+
+
+def test_information_that_few_rows_cannot_show_lies_between_bounds(table_run: Run) -> None:
+    """The rate is a bound as well, and no more is said than rows can show: log 40 = 3.69."""
+    seen = {name: {"nats": value, "stderr": 0.1, "rows": 40} for name, value in (
+        ("mutual_information", 3.6), ("mutual_information_most", 30.0), ("rate", 9.0)
+    )}  # fmt: skip
+
+    words = information(replace(table_run.records, evaluation=seen))
+    assert words.startswith("Between 3.60 ± 0.10 and 9.00 ± 0.10 nats of the rate")
+    assert "40 test rows, which cannot show more than 3.69" in words
+    seen["mutual_information_most"]["nats"] = 3.62
+    words = information(replace(table_run.records, evaluation=seen))
+    assert words.startswith("3.60 ± 0.10 nats of the rate")
 
 
 def test_latents_without_a_kl_of_their_own_are_ranked_by_activity(digits_run: Run) -> None:
