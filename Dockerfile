@@ -17,7 +17,7 @@ COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY data data
 COPY vae_engine vae_engine
 COPY flows flows
-RUN python -m pip install -c constraints.txt ".[postgres,s3]" && rm -rf /src/build
+RUN python -m pip install -c constraints.txt ".[fast,postgres,s3]" && rm -rf /src/build
 
 RUN useradd --uid 10001 --create-home latents && mkdir /home/latents/home \
     && chown latents:latents /home/latents/home

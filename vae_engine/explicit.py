@@ -12,6 +12,7 @@ Alone, there is one share, and PyTorch may use several threads for each product.
 two workers, so that the number of workers changes no bit of the result.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from vae_engine.heads import LOG_STDDEV_RANGE
 from vae_engine.model import VAE
 from vae_engine.networks import MLP
 from vae_engine.optimizers import fused_update, gradients_of
-from vae_engine.workers import Workers
+from vae_engine.workers import Workers, one_thread
 
 LEAST_ROWS, MOST_SHARES = 48, 8  # of a share, and of a batch
 LOW, HIGH = LOG_STDDEV_RANGE
@@ -41,7 +42,7 @@ def applies(model: VAE, plan: TrainingPlan) -> bool:
         plan.objective == "elbo"
         and torch.device(plan.device).type == "cpu"
         and not plan.weight_prior
-        and not (plan.free_nats and _black_and_white(model))  # a share sees no whole batch
+        and not (plan.free_nats and black_and_white(model))  # a share sees no whole batch
         and (config.network, config.posterior, config.prior) == ("mlp", "diagonal", "standard")
         and config.upper_latents is None
         and model.inputs.vectors is None
@@ -113,7 +114,7 @@ class ExplicitGradient:
         self.encoder = Chain.of([*model.encoder.layers, model.head], plan.batch_rows, half=half)
         self.decoder = Chain.of([*model.decoder.layers, model.tail], draws, half=half)
         self.z = model.head.weight.new_empty(draws, model.latents)
-        self.pixels = _black_and_white(model)
+        self.pixels = black_and_white(model)
         self.sharing = workers is not None
         self.workers = Workers(min(workers or 1, self._shares(draws)))
         self.shared = list(model.likelihood.parameters())  # by rows: scales, thresholds
@@ -163,6 +164,13 @@ class ExplicitGradient:
             assert parameter.grad is not None
             squares[-1] += _square(parameter.grad)
         return sum(nats) * scale, sum(squares) ** 0.5
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Where workers have the cores, PyTorch has one thread inside."""
+        return one_thread() if self.sharing else nullcontext()
+
+    def settle(self) -> None:
+        """Wait for the weights: they are there."""
 
     def update(self, rate: float, factor: float) -> None:
         """Move the weights against the gradient times `factor`."""
@@ -305,7 +313,7 @@ def bernoulli(
     return nats
 
 
-def _black_and_white(model: VAE) -> bool:
+def black_and_white(model: VAE) -> bool:
     """Whether the encoder sees, cell by cell, what the decoder gives the log odds of."""
     block = bernoulli_block(model)
     return block is not None and not block.masked and model.projection is None

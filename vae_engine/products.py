@@ -111,10 +111,21 @@ def large(rows: int, weight: Tensor) -> bool:
 
 
 @cache
+def processor() -> str:
+    """Return what Linux says of the processor; elsewhere nothing."""
+    cpu = Path("/proc/cpuinfo")
+    return cpu.read_text("utf-8", "replace") if cpu.is_file() else ""
+
+
+def mkl_uses_all_of(cpu: str) -> bool:
+    """Whether MKL takes the widest instructions of this processor: not AMD's AVX-512."""
+    return "AuthenticAMD" not in cpu or "avx512f" not in cpu
+
+
+@cache
 def least_terms() -> float:
     """From how many multiplications oneDNN is ahead of MKL on this processor."""
-    cpu = Path("/proc/cpuinfo")
-    return least_terms_of(cpu.read_text("utf-8", "replace") if cpu.is_file() else "")
+    return least_terms_of(processor())
 
 
 def least_terms_of(cpu: str) -> float:

@@ -8,7 +8,7 @@ bit for bit.
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -23,8 +23,6 @@ from vae_engine.device_step import DeviceStep
 from vae_engine.device_step import applies as asks_nothing
 from vae_engine.distributed import ALONE, Ranks, check_divisible, divisible
 from vae_engine.divergence import finite, judge
-from vae_engine.explicit import ExplicitGradient
-from vae_engine.explicit import applies as written_out
 from vae_engine.explosion import Watch
 from vae_engine.gradients import AutogradGradient, precision
 from vae_engine.mcem import UPDATES, posterior_draws
@@ -35,6 +33,7 @@ from vae_engine.objectives import draws_and_kl
 from vae_engine.optimizers import build_optimizer
 from vae_engine.schedule import learning_rate, newest_share, warmed_up
 from vae_engine.statistics import Statistics
+from vae_engine.written_out import WrittenOut, written_out
 
 
 class Batch(NamedTuple):
@@ -66,7 +65,7 @@ class TrainState:
     plan: TrainingPlan
     ascent: Ascent
     autograd: AutogradGradient
-    explicit: ExplicitGradient | None  # where it does for this model and plan
+    explicit: WrittenOut | None  # where it does for this model and plan
     on_device: DeviceStep | None = None  # where it does for this plan
     step: int = 0
     average: dict[str, Tensor] | None = None  # moving average of the weights, by name
@@ -80,7 +79,7 @@ class TrainState:
         return self.autograd.parts
 
     @property
-    def gradient(self) -> AutogradGradient | ExplicitGradient:
+    def gradient(self) -> AutogradGradient | WrittenOut:
         """The way the next step finds its gradient."""
         if self.explicit is not None and self.parts.count == 1:
             return self.explicit
@@ -93,6 +92,11 @@ class TrainState:
         for name, average in (self.average or {}).items():
             average.copy_((other.average or {})[name])
         self.step, self.watch = other.step, copy.deepcopy(other.watch)
+
+    def wait(self) -> None:
+        """Wait until the weights have moved that another thread is moving."""
+        if self.explicit is not None:
+            self.explicit.settle()
 
     def settle(self) -> tuple[float, float] | None:
         """Wait for what a device was told to do, and judge each step in its turn.
@@ -163,9 +167,9 @@ def new_state(
     explicit = on_device = average = None
     if plan.average_decay is not None:
         average = {n: p.detach().clone() for n, p in model.named_parameters()}
-    if ranks.world == 1 and written_out(model, plan):
-        explicit = ExplicitGradient(model, plan, optimizer, workers)
-    elif ranks.world == 1 and asks_nothing(plan):
+    if ranks.world == 1:
+        explicit = written_out(model, plan, optimizer, workers)
+    if ranks.world == 1 and explicit is None and asks_nothing(plan):
         on_device = DeviceStep(model, ascent, optimizer, average, compiled=compiled)
     return TrainState(
         model,
@@ -229,6 +233,12 @@ def train_step(state: TrainState, batch: Batch, *, report: bool = False) -> Step
             raised at the next report, or by `settle`: from a number that is not finite on nothing
             has changed, but an explosion has gone on for as long.
     """
+    with _alone(state):
+        return _step(state, batch, report=report)
+
+
+def _step(state: TrainState, batch: Batch, *, report: bool) -> StepReport | None:
+    """Take the step, but for waiting until the weights have moved."""
     plan, model = state.plan, state.model
     generator = step_generator(plan.seed, state.step, plan.device)
     keys = batch.row_keys
@@ -241,6 +251,8 @@ def train_step(state: TrainState, batch: Batch, *, report: bool = False) -> Step
     noise = torch.randn(
         plan.samples, len(x), model.latents, generator=generator, device=plan.device
     )
+    if report:
+        state.wait()
     terms = _terms(state, x, noise) if report else None
     if plan.objective == "mcem":
         noise = posterior_draws(model, x, plan.samples, generator)
@@ -272,9 +284,9 @@ def fit(
     Raises:
         DivergedError: see `train_step`.
     """
-    with _one_thread(state) as everyone:
+    with _alone(state) as everyone:
         for batch in batches:
-            report = train_step(state, batch, report=(state.step + 1) % report_every == 0)
+            report = _step(state, batch, report=(state.step + 1) % report_every == 0)
             if report is not None:
                 with everyone():
                     yield report
@@ -282,25 +294,27 @@ def fit(
 
 
 @contextmanager
-def _one_thread(state: TrainState) -> Iterator[Callable[[], AbstractContextManager[None]]]:
-    """Leave PyTorch one thread where workers have the others; give them back for a while.
+def _alone(state: TrainState) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Leave the cores to the threads that take the steps; give them back for a while, and at last.
 
-    A product that is split over threads leaves them spinning for work on the workers' cores.
+    The weights have moved where others have the cores.
     """
-    before = torch.get_num_threads()
-    during = 1 if state.explicit is not None and state.explicit.sharing else before
+    with ExitStack() as stack:
+        if state.explicit is None:
+            yield nullcontext
+            return
+        alone = state.explicit.alone
+        stack.enter_context(alone())
+        stack.callback(state.wait)
 
-    @contextmanager
-    def everyone() -> Iterator[None]:
-        torch.set_num_threads(before)
-        yield
-        torch.set_num_threads(during)
+        @contextmanager
+        def everyone() -> Iterator[None]:
+            stack.close()
+            yield
+            stack.enter_context(alone())
+            stack.callback(state.wait)
 
-    torch.set_num_threads(during)
-    try:
         yield everyone
-    finally:
-        torch.set_num_threads(before)
 
 
 def _handed_over(state: TrainState, x: Tensor, noise: Tensor, rate: float) -> bool:
@@ -343,6 +357,7 @@ def _ascend(
     limit = plan.clip_norm
     state.gradient.update(rate, limit / norm if limit is not None and norm > limit else 1.0)
     if state.average is not None:
+        state.wait()
         weights = [parameter.detach() for parameter in state.model.parameters()]
         torch._foreach_lerp_(
             list(state.average.values()), weights, newest_share(plan, state.step)

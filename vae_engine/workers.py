@@ -6,7 +6,8 @@ computes on one core in between.
 """
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from queue import SimpleQueue
 from threading import Thread
 
@@ -43,6 +44,20 @@ class Workers:
         for error in raised:
             if error is not None:
                 raise error
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Leave PyTorch one thread inside.
+
+    A product that is split over threads leaves them spinning for work, on others' cores.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _serve(worker: int, inbox: Inbox, done: Outbox) -> None:

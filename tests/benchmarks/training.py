@@ -35,19 +35,22 @@ from tests.benchmarks.training_peers import (
 )
 from vae_engine.allocation import keep_freed_memory
 from vae_engine.config import Column, ModelConfig, TrainingPlan
+from vae_engine.explicit import ExplicitGradient
 from vae_engine.products import affine, back_through, gradient_of_weight
 from vae_engine.training import fit, minibatches, new_state
 from vae_engine.workers import Workers
 
-OURS, SPREAD = "ours", "ours, rows spread over workers"
-HALF = "ours, products in bfloat16"
+OURS, BY_TORCH = "ours", "ours, without Numba"
+SPREAD, HALF = "ours, rows spread over workers", "ours, products in bfloat16"
 HALVES, WHOLE = "products alone, in halves", "products alone, whole batches"
 PEERS = ("pythae", "Pyro", "NumPyro, scan")
 RECORD = Path("build/bench/training.json")
 TARGETS = {"eager, fused Adam": 1.3, "pythae": 1.7, "Pyro": 1.7, "NumPyro, scan": 1.0}
 
 
-def ours(workers: int | None = None, precision: str = "float32") -> Steps:
+def ours(
+    workers: int | None = None, precision: str = "float32", *, compiled: bool = True
+) -> Steps:
     column = Column(name="x", likelihood="bernoulli", width=PIXELS)
     config = ModelConfig(
         columns=(column,), latents=LATENTS, hidden=(HIDDEN,), activation="tanh"
@@ -56,6 +59,8 @@ def ours(workers: int | None = None, precision: str = "float32") -> Steps:
         seed=0, epochs=1000, batch_rows=BATCH_ROWS, learning_rate=1e-3, precision=precision
     )
     state, x = new_state(config, plan, workers=workers), torch.from_numpy(pixels())
+    if not compiled:
+        state.explicit = ExplicitGradient(state.model, plan, state.optimizer, workers)
     batches = minibatches(x, plan)
 
     def steps(count: int) -> None:
@@ -99,6 +104,7 @@ def products(*, halves: bool) -> Steps:
 
 OUR_OWN: dict[str, Callable[[], Steps]] = {
     OURS: ours,
+    BY_TORCH: lambda: ours(compiled=False),
     SPREAD: lambda: ours(workers=torch.get_num_threads()),
     HALF: lambda: ours(precision="bfloat16"),
     HALVES: lambda: products(halves=True),

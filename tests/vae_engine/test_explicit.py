@@ -148,7 +148,7 @@ def test_workers_may_be_more_than_layers(optimizer: str) -> None:
     settings = {"batch_rows": ROWS, "optimizer": optimizer, "clip_norm": 0.1}
     config = pictures(hidden=())
     one, four = (new_state(config, plan(**settings), workers=k) for k in (1, 4))
-    assert four.explicit is not None
+    assert isinstance(four.explicit, ExplicitGradient)
     assert four.explicit.workers.count > len(four.explicit.tasks)
     x = sampled(config, ROWS)
     for state in (one, four):
