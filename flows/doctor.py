@@ -5,7 +5,7 @@ import platform
 import tempfile
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from data.working_copy import prove
@@ -21,6 +21,7 @@ def examine(home: Home) -> list[dict[str, Any]]:
         _finding("python", platform.python_version),
         *[_finding(name, partial(version, name)) for name in PACKAGES],
         _finding("device", _device),
+        _finding("compiled steps", _compiled),
         _finding("home", partial(_writable, home)),
         _finding("mlflow store", partial(_mlflow, home)),
         _finding("prefect server", _prefect),
@@ -40,6 +41,13 @@ def _device() -> str:
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()} ({torch.cuda.device_count()} GPU)"
     return f"CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def _compiled() -> str:
+    try:
+        return f"by Numba {version('numba')}, where a step is large enough"
+    except PackageNotFoundError:
+        return "none: training on a CPU is faster with pip install 'latent-features[fast]'"
 
 
 def _writable(home: Home) -> str:

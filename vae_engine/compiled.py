@@ -92,7 +92,7 @@ class CompiledGradient:
             self._show_gradients()  # another way to find them has come between
         scale = 1 / (samples * rows)
         shares = share_count(samples * rows) if self.shared else 0
-        addresses = white.data_ptr(), noise.data_ptr()
+        addresses = _address(white), _address(noise)
         self.order[: step_code.NOISE + 1] = (
             step_code.DIFFERENTIATE,
             shares,
@@ -192,7 +192,8 @@ def product_address() -> int:
 
     On AMD's processors without AVX-512 the first is 9 % ahead in a step, with it far behind.
     """
-    return (pytorchs() if mkl_uses_all_of(processor()) else None) or SCIPYS
+    by_mkl = torch.backends.mkl.is_available() and mkl_uses_all_of(processor())
+    return (pytorchs() if by_mkl else None) or SCIPYS
 
 
 def _layers(modules: list[nn.Module]) -> list[nn.Linear]:

@@ -22,9 +22,7 @@ from vae_engine.native import COMPILED, count_up, give_way, look, put
 
 LINE, BYTES = 8, 64  # a cache line of int64, and of bytes: no two threads write into one
 ARRIVALS, ORDERS, PIECES, OWN = range(4)  # lines of the cells that all share, and three of each
-TURNS, SEEN, PRESENT = range(
-    3
-)  # meetings it came to, orders it took, whether it looks or works
+TURNS, SEEN, PRESENT = range(3)  # meetings it came to, orders it took, whether it is here
 LOOKS, PATIENCE = 200, 10_000  # before a thread gives way, and times until it goes home
 Cells = npt.NDArray[np.int64]
 Inbox = SimpleQueue[Callable[[], None] | None]
@@ -72,13 +70,6 @@ def ordered(cells, thread):
         put(present, 0)
         if look(orders) == cells[seen]:  # else it came just now, and may not be told again
             return False
-
-
-@njit(**COMPILED)
-@no_type_check
-def leave(cells, thread):
-    """Go home with the last order untaken: it is there when this thread is back."""
-    cells[own(thread, SEEN)] -= 1
 
 
 @njit(**COMPILED)

@@ -75,7 +75,7 @@ def compiles(model: VAE, plan: TrainingPlan) -> bool:
     """Whether compiled code does for this model and plan, and pays."""
     largest = max(p.numel() for p in model.parameters())
     return (
-        sys.platform != "win32"
+        sys.platform != "win32"  # where no call gives a core away
         and black_and_white(model)
         and model.head.weight.dtype == torch.float32
         and model.config.activation in COMPILED

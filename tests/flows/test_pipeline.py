@@ -143,4 +143,6 @@ def test_the_doctor_finds_everything_well(finished: Finished) -> None:
     findings = json.loads(latents("doctor", "--json", home=finished.home).stdout)
 
     assert all(finding["ok"] for finding in findings), findings
-    assert {"torch", "home", "mlflow store", "prefect server"} <= {f["what"] for f in findings}
+    told = {finding["what"]: finding["detail"] for finding in findings}
+    assert {"torch", "home", "mlflow store", "prefect server"} <= set(told)
+    assert told["compiled steps"].startswith("by Numba ")
