@@ -18,7 +18,6 @@ from vae_engine import compiled_step as step_code
 from vae_engine.ascent import Cost
 from vae_engine.config import TrainingPlan
 from vae_engine.crew import Crew
-from vae_engine.explicit import MOST_SHARES, share_count
 from vae_engine.heads import LOG_STDDEV_RANGE
 from vae_engine.model import VAE
 from vae_engine.native import SCIPYS, pytorchs
@@ -26,7 +25,7 @@ from vae_engine.networks import MLP
 from vae_engine.optimizers import begin_moments
 from vae_engine.pointwise import NAMES
 from vae_engine.products import mkl_uses_all_of, processor
-from vae_engine.workers import one_thread
+from vae_engine.workers import MOST_SHARES, one_thread, share_count
 
 PIECE = 1 << 15  # numbers that a thread moves before it looks for more
 LINE = 8  # float64 of a cache line: what a thread finds has one of its own

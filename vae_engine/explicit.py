@@ -28,9 +28,8 @@ from vae_engine.heads import LOG_STDDEV_RANGE
 from vae_engine.model import VAE
 from vae_engine.networks import MLP
 from vae_engine.optimizers import fused_update, gradients_of
-from vae_engine.workers import Workers, one_thread
+from vae_engine.workers import Workers, one_thread, share_count
 
-LEAST_ROWS, MOST_SHARES = 48, 8  # of a share, and of a batch
 LOW, HIGH = LOG_STDDEV_RANGE
 ONE = torch.ones(())
 
@@ -47,14 +46,6 @@ def applies(model: VAE, plan: TrainingPlan) -> bool:
         and config.upper_latents is None
         and model.inputs.vectors is None
     )
-
-
-def share_count(rows: int) -> int:
-    """How many shares that many rows make: powers of two, each large enough for its products."""
-    shares = 1
-    while shares < MOST_SHARES and rows >= 2 * shares * LEAST_ROWS:
-        shares *= 2
-    return shares
 
 
 class Share(NamedTuple):

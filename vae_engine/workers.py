@@ -13,6 +13,7 @@ from threading import Thread
 
 import torch
 
+LEAST_ROWS, MOST_SHARES = 48, 8  # of a share, and of a batch
 Work = Callable[[int], None]
 Inbox = SimpleQueue[Work | None]
 Outbox = SimpleQueue[BaseException | None]
@@ -44,6 +45,14 @@ class Workers:
         for error in raised:
             if error is not None:
                 raise error
+
+
+def share_count(rows: int) -> int:
+    """How many shares that many rows make: powers of two, each large enough for its products."""
+    shares = 1
+    while shares < MOST_SHARES and rows >= 2 * shares * LEAST_ROWS:
+        shares *= 2
+    return shares
 
 
 @contextmanager

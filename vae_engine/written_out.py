@@ -10,8 +10,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from vae_engine.config import TrainingPlan
-from vae_engine.explicit import ExplicitGradient, applies, black_and_white, share_count
+from vae_engine.explicit import ExplicitGradient, applies, black_and_white
 from vae_engine.model import VAE
+from vae_engine.workers import share_count
 
 LEAST_TERMS = (
     2e6  # of a step's largest product: what is less is not worth the half second to load

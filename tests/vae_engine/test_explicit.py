@@ -11,7 +11,7 @@ from tests.vae_engine.processor import needs_halves
 from tests.vae_engine.rows import MIXED, pictures, plan, random_model, sampled, table
 from vae_engine import products
 from vae_engine.config import ACTIVATIONS, Column, ModelConfig, TrainingPlan
-from vae_engine.explicit import ExplicitGradient, applies, share_count
+from vae_engine.explicit import ExplicitGradient, applies
 from vae_engine.objectives import elbo, elbo_weighted
 from vae_engine.optimizers import build_optimizer, fused_update
 from vae_engine.training import Batch, TrainState, new_state, train_step
@@ -195,10 +195,6 @@ def test_what_is_not_written_out_goes_by_autograd(
 
     assert not applies(state.model, state.plan)
     assert state.gradient is state.autograd
-
-
-def test_rows_are_shared_by_their_number_alone() -> None:
-    assert [share_count(rows) for rows in (1, 95, 96, 100, 192, 10_000)] == [1, 1, 2, 2, 4, 8]
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "adagrad"])

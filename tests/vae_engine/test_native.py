@@ -1,5 +1,6 @@
 """Products in place, and numbers that threads share."""
 
+import ctypes
 from threading import Thread
 
 import numpy as np
@@ -33,6 +34,20 @@ def test_a_product_of_factors_as_they_are_or_turned(
         multiply(product, sizes, *places, turn_a, turn_b)
 
         np.testing.assert_allclose(found, a.astype(np.float64) @ b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("error", [OSError, AttributeError])
+def test_pytorch_may_show_no_product(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no such library, or it keeps its BLAS to itself."""
+
+    def library(_: str) -> None:
+        raise error
+
+    monkeypatch.setattr(ctypes, "CDLL", library)
+
+    assert pytorchs() is None
 
 
 def test_a_product_may_be_some_columns_of_a_matrix() -> None:

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from vae_engine.workers import Workers
+from vae_engine.workers import Workers, share_count
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -39,3 +39,7 @@ def test_threads_end_with_their_workers() -> None:
     thread.join(timeout=10)
 
     assert not thread.is_alive()
+
+
+def test_rows_are_shared_by_their_number_alone() -> None:
+    assert [share_count(rows) for rows in (1, 95, 96, 100, 192, 10_000)] == [1, 1, 2, 2, 4, 8]
