@@ -17,7 +17,6 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -45,6 +44,7 @@ from vae_engine.encoding import Encoder
 from vae_engine.model import VAE
 from vae_engine.noise import keyed_noise
 from vae_engine.objectives import elbo
+from vae_engine.workers import one_thread
 
 CHUNK_ENTRIES = 2**22  # of x, what a worker has in hand: 16 MB as float32
 MAX_WORKERS = 8
@@ -103,7 +103,7 @@ class RowEncoder:
         """
         chosen = list(numbers)
         total, done = sum(snapshot.parts[number].rows for number in chosen), 0
-        with one_thread_each():
+        with one_thread():
             chunks = self._chunks(snapshot, chosen, workers)
             for number, group in groupby(chunks, key=lambda chunk: chunk.rows.part):
                 part = []
@@ -261,17 +261,6 @@ def _finite(values: Tensor) -> bool:
 def cores() -> int:
     """How many cores this process may use, within bounds."""
     return min(MAX_WORKERS, len(os.sched_getaffinity(0)))
-
-
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Let torch compute each product with one thread, in this thread and in new ones."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def in_order(

@@ -20,7 +20,8 @@ from numba import njit
 
 from vae_engine.native import COMPILED, count_up, give_way, look, put
 
-LINE, BYTES = 8, 64  # a cache line of int64, and of bytes: no two threads write into one
+BYTES = 8  # of a number
+LINE = 8  # numbers of a cache line: no two threads write into one
 ARRIVALS, ORDERS, PIECES, OWN = range(4)  # lines of the cells that all share, and three of each
 TURNS, SEEN, PRESENT = range(3)  # meetings it came to, orders it took, whether it is here
 LOOKS, PATIENCE = 200, 10_000  # before a thread gives way, and times until it goes home
@@ -43,7 +44,7 @@ def meet(cells, thread, threads):
         return
     turns = own(thread, TURNS)
     cells[turns] += 1
-    wanted, arrivals = cells[turns] * threads, cells.ctypes.data + BYTES * ARRIVALS
+    wanted, arrivals = cells[turns] * threads, cells.ctypes.data + BYTES * LINE * ARRIVALS
     if count_up(arrivals) >= wanted:
         return
     looks = 0
@@ -57,8 +58,8 @@ def meet(cells, thread, threads):
 @no_type_check
 def ordered(cells, thread):
     """Wait for the next order; False if it is time to go home."""
-    orders, seen = cells.ctypes.data + BYTES * ORDERS, own(thread, SEEN)
-    present = cells.ctypes.data + 8 * own(thread, PRESENT)
+    orders, seen = cells.ctypes.data + BYTES * LINE * ORDERS, own(thread, SEEN)
+    present = cells.ctypes.data + BYTES * own(thread, PRESENT)
     while True:
         put(present, 1)
         for _ in range(PATIENCE):
@@ -76,7 +77,7 @@ def ordered(cells, thread):
 @no_type_check
 def taken(cells):
     """Take a piece of what was ordered: 0, 1, ..., each once."""
-    return count_up(cells.ctypes.data + BYTES * PIECES) - 1
+    return count_up(cells.ctypes.data + BYTES * LINE * PIECES) - 1
 
 
 @njit(**COMPILED)
@@ -84,21 +85,20 @@ def taken(cells):
 def announce(cells):
     """Give an order: those who look see it, and those who are away must be called."""
     cells[LINE * PIECES] = 0
-    count_up(cells.ctypes.data + BYTES * ORDERS)
+    count_up(cells.ctypes.data + BYTES * LINE * ORDERS)
 
 
 @njit(**COMPILED)
 @no_type_check
 def is_away(cells, thread):
     """Whether a thread may have missed the last order."""
-    return look(cells.ctypes.data + 8 * own(thread, PRESENT)) == 0
+    return look(cells.ctypes.data + BYTES * own(thread, PRESENT)) == 0
 
 
 class Crew:
     """The calling thread, number 0, and `count - 1` others, which live as long as this object."""
 
     def __init__(self, count: int) -> None:
-        self.count = count
         self.cells: Cells = np.zeros(LINE * (OWN + 3 * count), np.int64)  # all are away
         self._inboxes: list[Inbox] = [SimpleQueue() for _ in range(1, count)]
         for inbox in self._inboxes:

@@ -304,16 +304,18 @@ def _alone(state: TrainState) -> Iterator[Callable[[], AbstractContextManager[No
             yield nullcontext
             return
         alone = state.explicit.alone
-        stack.enter_context(alone())
-        stack.callback(state.wait)
+
+        def begin() -> None:
+            stack.enter_context(alone())
+            stack.callback(state.wait)
 
         @contextmanager
         def everyone() -> Iterator[None]:
             stack.close()
             yield
-            stack.enter_context(alone())
-            stack.callback(state.wait)
+            begin()
 
+        begin()
         yield everyone
 
 

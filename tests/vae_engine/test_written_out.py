@@ -72,3 +72,4 @@ def test_without_numba_or_scipy_or_a_folder_gradients_go_through_pytorch(
 
     assert found.stdout.strip() == "ExplicitGradient"
     assert told in found.stderr
+    assert bool(told) == bool(found.stderr)
