@@ -67,6 +67,13 @@ def between(count, part, parts):
 
 @njit(**COMPILED)
 @no_type_check
+def row_of(address, number, columns):
+    """One row of an array with so many columns, by its address."""
+    return vector(address + BYTES * number * columns, columns)
+
+
+@njit(**COMPILED)
+@no_type_check
 def block(first, end, columns, part, parts):
     """Rows and columns of a product that are a part of it; all, if there is one."""
     if columns < FEW * parts:
@@ -136,7 +143,7 @@ def gradient(layer, x, rows, share, shares, sgemm):
             total[j] += row[j]
     squares = 0.0
     for i in range(end - first):
-        row, of_row = vector(by_weight + BYTES * i * inputs, inputs), total[i] * total[i]
+        row, of_row = row_of(by_weight, i, inputs), total[i] * total[i]
         for j in range(len(row)):
             of_row += row[j] * row[j]
         squares += of_row
@@ -151,15 +158,8 @@ def draw(order, outputs, low, high, first, end, part, parts):
     above, below = between(end - first, part, parts)
     kl = 0.0
     for i in range(first + above, first + below):
-        place = BYTES * i * width
-        mean, raw = (
-            vector(outputs + 2 * place, width),
-            vector(outputs + 2 * place + BYTES * width, width),
-        )
-        stddev, shrink = (
-            vector(order[STDDEV] + place, width),
-            vector(order[SHRINK] + place, width),
-        )
+        mean, raw = row_of(outputs, 2 * i, width), row_of(outputs, 2 * i + 1, width)
+        stddev, shrink = row_of(order[STDDEV], i, width), row_of(order[SHRINK], i, width)
         of_row = ZERO
         for j in range(width):
             limit = low if raw[j] < ZERO else high
@@ -169,9 +169,8 @@ def draw(order, outputs, low, high, first, end, part, parts):
             of_row += HALF * (mean[j] * mean[j] + stddev[j] * stddev[j] - ONE) - log_stddev
         kl += of_row
         for s in range(samples):
-            noise = vector(order[NOISE] + BYTES * (s * rows + i) * width, width)
-            number = samples * first + s * (end - first) + i - first
-            z = vector(order[Z] + BYTES * number * width, width)
+            noise = row_of(order[NOISE], s * rows + i, width)
+            z = row_of(order[Z], samples * first + s * (end - first) + i - first, width)
             for j in range(width):
                 z[j] = mean[j] + stddev[j] * noise[j]
     return kl
@@ -184,19 +183,14 @@ def undraw(order, outputs, slopes, pull, first, end, part, parts):
     rows, samples, width = order[ROWS], order[SAMPLES], order[LATENTS]
     above, below = between(end - first, part, parts)
     for i in range(first + above, first + below):
-        place = BYTES * i * width
-        mean, by_mean = vector(outputs + 2 * place, width), vector(slopes + 2 * place, width)
-        stddev, shrink = (
-            vector(order[STDDEV] + place, width),
-            vector(order[SHRINK] + place, width),
-        )
-        by_raw = vector(slopes + 2 * place + BYTES * width, width)
+        mean, by_mean = row_of(outputs, 2 * i, width), row_of(slopes, 2 * i, width)
+        by_raw = row_of(slopes, 2 * i + 1, width)
+        stddev, shrink = row_of(order[STDDEV], i, width), row_of(order[SHRINK], i, width)
         for j in range(width):
             by_mean[j], by_raw[j] = pull * mean[j], pull * stddev[j]
         for s in range(samples):
-            noise = vector(order[NOISE] + BYTES * (s * rows + i) * width, width)
-            number = samples * first + s * (end - first) + i - first
-            by_z = vector(order[BY_Z] + BYTES * number * width, width)
+            noise = row_of(order[NOISE], s * rows + i, width)
+            by_z = row_of(order[BY_Z], samples * first + s * (end - first) + i - first, width)
             for j in range(width):
                 by_mean[j] += by_z[j]
                 by_raw[j] += by_z[j] * noise[j]
