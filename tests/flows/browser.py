@@ -189,6 +189,7 @@ def _messages(stream: IO[bytes]) -> Iterator[dict[str, Any]]:
 
 def take_screenshots(page: Page, report: Path, folder: Path) -> list[Path]:
     """Show a report wide and narrow, in the light and in the dark; return the pictures taken."""
+    folder.mkdir(parents=True, exist_ok=True)
     taken = []
     for width in (1280, 390):
         for scheme in ("light", "dark"):
